@@ -1,0 +1,54 @@
+# Hooklog. `make help` lists what can be done.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv lock lock-kafka up test check bench faults format clean
+
+help: ## list these commands
+	@$(PYTHON) -c "import re; [print(f'  make {n:<10} {t}') for n, t in re.findall(r'^([a-z-]+):[^#\n]*## (.+)', open('Makefile').read(), re.M)]"
+
+venv: $(VENV)/.installed ## create .venv with the locked dependencies
+
+$(VENV)/.installed: pyproject.toml requirements/dev.lock requirements/bootstrap.lock
+	@$(PYTHON) -c "import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else 'Hooklog needs Python 3.11, 3.12 or 3.13; PYTHON=python3.12 make … names another one')"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock
+	@$(BIN)/uv --system-certs pip sync --quiet --python $(BIN)/python --require-hashes requirements/bootstrap.lock requirements/dev.lock
+	@$(BIN)/uv --system-certs pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: venv ## resolve the dependencies again into requirements/*.lock
+	$(BIN)/uv --system-certs pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra stack --extra dev pyproject.toml -o requirements/dev.lock
+	$(BIN)/uv --system-certs pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header -c requirements/dev.lock pyproject.toml -o requirements/runtime.lock
+	$(BIN)/uv --system-certs pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header -c requirements/dev.lock requirements/bootstrap.in -o requirements/bootstrap.lock
+
+lock-kafka: venv ## resolve Kafka's jars again into deploy/kafka_jars.lock
+	$(BIN)/python -W ignore -m deploy.maven
+
+up: venv ## start everything here, send a first event through it, stay until Ctrl-C
+	@$(BIN)/hooklog up
+
+clean: ## remove .venv and caches (DATA_DIR and the Kafka cache stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+format: venv ## format the code
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+check: static ## seconds: ruff, mypy --strict, import-linter, unit and property tests
+	$(BIN)/pytest -q $(wildcard tests/unit tests/property)
+
+.PHONY: static
+static: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# The order is that of patience: what is quick and broken says so first.
+SUITES := $(wildcard $(addprefix tests/,unit property contract api end_to_end faults))
+
+test: venv ## everything CI runs, on real parts, and how long each suite took
+	@began=$$(date +%s) && $(MAKE) --no-print-directory static && \
+	STATIC_SECONDS=$$(( $$(date +%s) - began )) $(BIN)/pytest -p tests.budgets $(SUITES)

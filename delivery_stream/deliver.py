@@ -1,0 +1,268 @@
+"""One delivery -> one attempt. The main path, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from delivery_stream.decision import (
+    Answered,
+    Cancelled,
+    DeadLetter,
+    Decision,
+    Delivered,
+    InternalError,
+    NoAnswer,
+    NoSubscription,
+    NotActive,
+    Outcome,
+    Park,
+    Refused,
+    RetryIn,
+    Timings,
+    TooOld,
+    decide,
+)
+from delivery_stream.request import build_request
+from shared.clock import Clock
+from shared.errors import RecordTooLarge
+from shared.records import Attempt, AttemptKind, AttemptOutcome, Delivery, Record, dead_letter
+from shared.subscriptions import Absent, Found, Subscription, Unreachable
+from shared.topics import RetrySchedule, Topics
+
+log = logging.getLogger(__name__)
+
+_DETAILS_MAX_CHARS = 500
+#: How soon a subscription that nobody could tell about is asked for again.
+_UNREACHABLE_RETRY_S = 0.5
+
+
+class Sends(Protocol):
+    """The sender."""
+
+    async def post(
+        self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float
+    ) -> Answered | NoAnswer | Refused: ...
+
+
+class Knows(Protocol):
+    """The subscriptions."""
+
+    async def get(self, subscription_id: str) -> Found | Absent | Unreachable: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverIO:
+    """What a delivery needs of the world. ``publish`` returns once Kafka has confirmed every record."""
+
+    subscriptions: Knows
+    sender: Sends
+    publish: Callable[[Sequence[Record]], Awaitable[object]]
+    clock: Clock
+    topics: Topics
+    schedule: RetrySchedule
+    timeout_s: float
+    max_event_age_s: float
+
+
+async def deliver(delivery: Delivery, io: DeliverIO) -> None:
+    """One delivery, from its topic to its next hop; returns once Kafka has confirmed every record.
+
+    The caller marks the offset done after that, so a crash on any line repeats the attempt and never loses it.
+    """
+    subscription = await subscription_of(delivery, io)
+    started_ms = io.clock.now_ms()
+    outcome = await attempt(delivery, subscription, io)
+    schedule = schedule_for(subscription, io.schedule)
+    decision = decide(outcome, delivery.attempt, schedule)
+    what_happened = attempt_record(delivery, subscription, outcome, decision, started_ms, io.clock.now_ms())
+    hop = next_hop(delivery, outcome, decision, io.clock.now_ms(), io.topics)
+    log.info("attempted", extra=_facts(what_happened, decision))
+    await _publish(delivery, what_happened, hop, io)
+
+
+async def subscription_of(delivery: Delivery, io: DeliverIO) -> Subscription | None:
+    """The delivery's subscription, None when it was deleted; waits while neither memory nor a store can tell."""
+    while True:
+        match await io.subscriptions.get(delivery.subscription_id):
+            case Found(subscription):
+                return subscription
+            case Absent():
+                return None
+            case Unreachable():
+                await io.clock.sleep(_UNREACHABLE_RETRY_S)
+
+
+async def attempt(delivery: Delivery, subscription: Subscription | None, io: DeliverIO) -> Outcome:
+    """POST it, unless there is a reason not to. Raises nothing but cancellation."""
+    if subscription is None:
+        return NoSubscription()
+    if io.clock.now_ms() - delivery.accepted_ms > io.max_event_age_s * 1000:
+        return TooOld()
+    if subscription.status != "active":
+        return NotActive(subscription.status)
+    try:
+        request = build_request(delivery, subscription, io.clock.now_ms())
+        timeout_s = subscription.timeout_seconds or io.timeout_s
+        return await io.sender.post(request.url, request.headers, delivery.payload, timeout_s)
+    except Exception as error:
+        log.exception("internal error", extra={"webhook_id": delivery.webhook_id, "attempt": delivery.attempt})
+        return InternalError(type(error).__name__)
+
+
+def schedule_for(subscription: Subscription | None, default: RetrySchedule) -> RetrySchedule:
+    """The subscription's own retry delays, else everybody's."""
+    if subscription is None or subscription.retry_delays is None:
+        return default
+    return RetrySchedule(subscription.retry_delays)
+
+
+def attempt_record(
+    delivery: Delivery,
+    subscription: Subscription | None,
+    outcome: Outcome,
+    decision: Decision,
+    started_ms: int,
+    ended_ms: int,
+) -> Attempt:
+    """What the attempt log shall say."""
+    timings = outcome.timings if isinstance(outcome, Answered | NoAnswer | Refused) else Timings()
+    kind, result, reason = _verdict(decision)
+    error_class, details = _error(outcome)
+    return Attempt(
+        kind=kind,
+        webhook_id=delivery.webhook_id,
+        subscription_id=delivery.subscription_id,
+        tenant=subscription.tenant if subscription else delivery.tenant,
+        event_type=delivery.event_type,
+        target_url=subscription.target_url if subscription else None,
+        run=delivery.run,
+        attempt=delivery.attempt,
+        waits=delivery.waits,
+        accepted_ms=delivery.accepted_ms,
+        attempted_ms=started_ms,
+        outcome=result,
+        reason=reason,
+        http_status_code=outcome.status if isinstance(outcome, Answered) else None,
+        error_class=error_class,
+        error_details=details[:_DETAILS_MAX_CHARS] if details else None,
+        duration_ms=round(timings.total_ms, 3) if timings.total_ms else None,
+        timings_ms=_steps(timings),
+        address=timings.address,
+        next_attempt_ms=ended_ms + _wait_ms(decision) if isinstance(decision, RetryIn) else None,
+        source=str(delivery.source) if delivery.source else None,
+        event_id=delivery.event_id,
+    )
+
+
+def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: int, topics: Topics) -> Record | None:
+    """The record that carries the delivery on; None when it has arrived or is not wanted any more."""
+    match decision:
+        case RetryIn(delay_s, at_least_s):
+            later = delivery.again(
+                attempt=delivery.attempt + 1,
+                due_ms=now_ms + delay_s * 1000,
+                not_before_ms=now_ms + int(at_least_s * 1000) if at_least_s > delay_s else None,
+            )
+            return later.to_record(topics.tier(delay_s))
+        case Park():
+            return delivery.again(due_ms=None, not_before_ms=None).to_record(topics.parked)
+        case DeadLetter(reason):
+            return _dead(delivery, outcome, reason, now_ms, topics)
+        case Delivered() | Cancelled():
+            return None
+
+
+async def _publish(delivery: Delivery, what_happened: Attempt, hop: Record | None, io: DeliverIO) -> None:
+    records = [what_happened.to_record(io.topics.attempts)]
+    if hop is not None:
+        records.append(hop)
+    try:
+        await io.publish(records)
+    except RecordTooLarge:
+        # Only a foreign record can come so close to the limit that our headers push it over.
+        too_large = InternalError("too large for its next hop")
+        await io.publish(
+            [records[0], _dead(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)]
+        )
+
+
+def _dead(delivery: Delivery, outcome: Outcome, reason: str, now_ms: int, topics: Topics) -> Record:
+    error_class, details = _error(outcome)
+    return dead_letter(
+        delivery,
+        topics.dead_letter,
+        reason=reason,
+        failed_ms=now_ms,
+        status=outcome.status if isinstance(outcome, Answered) else None,
+        error=": ".join(part for part in (error_class, details) if part),
+    )
+
+
+def _verdict(decision: Decision) -> tuple[AttemptKind, AttemptOutcome | None, str | None]:
+    match decision:
+        case Delivered():
+            return "attempt", "succeeded", None
+        case RetryIn():
+            return "attempt", "failed_attempt", None
+        case DeadLetter(reason):
+            return "attempt", "permanently_failed", reason
+        case Cancelled(reason):
+            return "cancelled", None, reason
+        case Park():
+            return "parked", None, "subscription not active"
+
+
+def _error(outcome: Outcome) -> tuple[str | None, str | None]:
+    """Error class and details, for people."""
+    match outcome:
+        case Answered(status=status) if 200 <= status < 300:
+            return None, None
+        case Answered(status=status, body=body):
+            return "http_status", _text(body) or f"the endpoint answered {status}"
+        case NoAnswer(error_class, details):
+            return error_class, details
+        case Refused(reason, details):
+            return reason, details
+        case InternalError(details):
+            return "internal_error", details
+        case TooOld():
+            return "expired", "older than MAX_EVENT_AGE_HOURS"
+        case NoSubscription() | NotActive():
+            return None, None
+
+
+def _text(body: bytes) -> str:
+    """The printable beginning of an answer."""
+    text = body[: 4 * _DETAILS_MAX_CHARS].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else " " for c in text).strip()[:_DETAILS_MAX_CHARS]
+
+
+def _steps(timings: Timings) -> dict[str, float] | None:
+    steps = {
+        "dns": timings.dns_ms,
+        "connect": timings.connect_ms,
+        "tls": timings.tls_ms,
+        "first_byte": timings.first_byte_ms,
+    }
+    return {name: round(ms, 3) for name, ms in steps.items() if ms is not None} or None
+
+
+def _wait_ms(decision: RetryIn) -> int:
+    return int(max(decision.delay_s, decision.at_least_s) * 1000)
+
+
+def _facts(happened: Attempt, decision: Decision) -> dict[str, object]:
+    """The one log line per attempt: identifiers and results, no payload and no secret."""
+    return {
+        "webhook_id": happened.webhook_id,
+        "subscription_id": happened.subscription_id,
+        "attempt": happened.attempt,
+        "run": happened.run,
+        "status": happened.http_status_code,
+        "error_class": happened.error_class,
+        "decision": type(decision).__name__,
+        "duration_ms": happened.duration_ms,
+    }

@@ -1,0 +1,227 @@
+"""The one place that touches Faust's inside: partition batches out, offsets back.
+
+Stock Faust hands out records one by one at 45 times the cost of a plain loop, and commits past records still in flight
+(docs/decisions/0001). What stays Faust's: app, lifecycle, group membership, rebalances, timers. What is replaced: the
+loop that drains the consumer, which here gives each fetched list of one partition to an `Owner` as it is, and the
+commits, which are the owner's. The seams are private methods of faust-streaming 0.15.3; tests/contract holds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import faust
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
+from faust.types import TP
+
+from delivery_stream.offsets import Commit
+from shared.errors import InvariantBroken
+
+log = logging.getLogger(__name__)
+#: Faust's services speak under their module's name, which would be ours.
+_FAUST_LOG = logging.getLogger("faust.app")
+
+_COMMIT_TIMEOUT_S = 5.0
+_Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int]]
+#: How soon a partition that had no room is asked for again.
+_ROOM_POLL_S = 0.02
+
+
+class Owner(Protocol):
+    """Who the partitions are handed to, always in the main loop."""
+
+    async def assigned(self, partitions: Mapping[TopicPartition, Commit]) -> None:
+        """These and no others are ours from now on, each with the group's commit, or where its log starts."""
+        ...
+
+    async def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """They will be another's when this returns: finish what can be finished soon, and commit."""
+        ...
+
+    def has_room(self, partition: TopicPartition) -> bool:
+        """Whether more of this partition is wanted now."""
+        ...
+
+    def next_offset(self, partition: TopicPartition) -> int | None:
+        """What must come next of a partition that is ours; None for any other."""
+        ...
+
+    async def take(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+        """Records in order, none of which came before in this assignment; returns when there is room for more."""
+        ...
+
+
+class BatchApp(faust.App):
+    """A Faust app whose records go to ``owner`` in partition batches. Its topics need an agent, which gets nothing."""
+
+    logger = _FAUST_LOG
+
+    def __init__(self, group: str, *, owner: Owner, new_consumer: Callable[[], AIOKafkaConsumer], **options: Any):
+        self.owner = owner
+        self.new_consumer = new_consumer
+        super().__init__(group, **options)
+
+    def _new_transport(self) -> _Transport:
+        return _Transport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> _Transport:
+        return _Transport(self.conf.broker_producer, self)
+
+    def _create_directories(self) -> None:
+        """Without tables there is nothing to store."""
+
+    async def commit_offsets(self, commits: Mapping[TopicPartition, Commit]) -> bool:
+        """Commit watermarks with their metadata; False when they did not reach the group (rebalance, broker gone)."""
+        return await cast(_BatchConsumer, self.consumer).commit_offsets(commits)
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Where each log starts. Raises KafkaError."""
+        return cast(Mapping[TopicPartition, int], await self.consumer.earliest_offsets(*partitions))
+
+
+class _ConsumerThread(AIOKafkaConsumerThread):
+    """Runs the consumer that we make: Faust's own is bound to one assignor and its own fetch settings."""
+
+    logger = _FAUST_LOG
+
+    def _create_worker_consumer(self, transport: Transport) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
+        return cast(BatchApp, self.app).new_consumer()
+
+    async def commit_offsets(self, commits: Mapping[TopicPartition, Commit]) -> bool:
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        offsets = {tp: OffsetAndMetadata(*commit) for tp, commit in commits.items() if tp in assigned}
+        try:
+            async with asyncio.timeout(_COMMIT_TIMEOUT_S):
+                await consumer.commit(offsets)
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
+            log.warning("commit failed", extra={"error": repr(error)})
+            return False
+        return len(offsets) == len(commits)
+
+    async def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Commit]:
+        consumer = self._ensure_consumer()
+        # The consumer's own `committed()` leaves the metadata out.
+        found = await consumer._coordinator.fetch_committed_offsets(list(partitions))
+        commits = {tp: Commit(at.offset, at.metadata or "") for tp, at in found.items() if at.offset >= 0}
+        new = [tp for tp in partitions if tp not in commits]
+        starts = await consumer.beginning_offsets(new) if new else {}
+        return commits | {tp: Commit(start, "") for tp, start in starts.items()}
+
+    async def fetch(self, wanted: set[TP], timeout_s: float) -> _Fetched:
+        consumer = self._ensure_consumer()
+        records = await self._fetch_records(consumer, wanted, timeout_s, consumer._max_poll_records)
+        # In this thread and without a pause: the positions are those that this fetch has left.
+        assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
+        states = assignment._tp_state if assignment else {}
+        return records, {tp: state.position for tp, state in states.items() if state.has_valid_position}
+
+    async def go_back(self, partition: TopicPartition, offset: int) -> None:
+        consumer = self._ensure_consumer()
+        if partition in consumer.assignment():
+            consumer.seek(partition, offset)
+
+
+class _BatchConsumer(Consumer):
+    logger = _FAUST_LOG
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._asked_again: dict[TopicPartition, int] = {}
+        super().__init__(*args, **options)
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def _owner(self) -> Owner:
+        return cast(BatchApp, self.app).owner
+
+    async def commit_offsets(self, commits: Mapping[TopicPartition, Commit]) -> bool:
+        thread = cast(_ConsumerThread, self._thread)
+        return bool(await thread.call_thread(thread.commit_offsets, commits))
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
+        """Switch Faust's own committer off."""
+        return False
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        thread = cast(_ConsumerThread, self._thread)
+        partitions = [TopicPartition(*tp) for tp in assigned]
+        self._asked_again.clear()
+        await self._owner.assigned(await thread.call_thread(thread.committed, partitions) if partitions else {})
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.stop_flow()
+        await self._owner.revoked([TopicPartition(*tp) for tp in revoked])
+        await super().on_partitions_revoked(revoked)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+            if not self.flow_active:
+                await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # asyncio.Event serves, as in Faust
+                continue
+            active = self._get_active_partitions()
+            wanted = {tp for tp in active if self._owner.has_room(TopicPartition(*tp))}
+            if wanted:
+                # With someone left out, do not wait long: there may be room again.
+                await self._hand_out(wanted, timeout_s=1.0 if len(wanted) == len(active) else 2 * _ROOM_POLL_S)
+            else:
+                await asyncio.sleep(_ROOM_POLL_S)
+
+    async def _hand_out(self, wanted: set[TP], timeout_s: float) -> None:
+        """One fetch. What the owner wants next decides, since a fetch may end on the other side of a rebalance.
+
+        Records of any assignment are the same records, so a batch that goes on where the owner stands is right. A
+        batch from further on, or a position there without a batch, means that records went to nobody: fetch again.
+        """
+        thread = cast(_ConsumerThread, self._thread)
+        fetched, positions = await thread.call_thread(thread.fetch, wanted, timeout_s)
+        for partition, records in fetched.items():
+            next_offset = self._owner.next_offset(partition)
+            if next_offset is None:
+                continue
+            new = records if records[0].offset >= next_offset else [r for r in records if r.offset >= next_offset]
+            if new and (new[0].offset == next_offset or self._is_hole(partition, next_offset)):
+                await self._owner.take(partition, new)
+        for partition, position in positions.items():
+            next_offset = self._owner.next_offset(partition)
+            if next_offset is not None and position > next_offset and not self._is_hole(partition, next_offset):
+                self._asked_again[partition] = next_offset
+                await thread.call_thread(thread.go_back, partition, next_offset)
+
+    def _is_hole(self, partition: TopicPartition, next_offset: int) -> bool:
+        """Asked again for this offset, the log went on further on: there is nothing."""
+        return self._asked_again.get(partition) == next_offset
+
+
+class _NoProducer(Producer):
+    """Faust's producer is not idempotent and is not used: `shared.kafka.Producer` is."""
+
+    logger = _FAUST_LOG
+
+    async def on_start(self) -> None:
+        """Nothing to connect."""
+
+    async def on_stop(self) -> None:
+        """Nothing to close."""
+
+    async def flush(self) -> None:
+        """Nothing to send."""
+
+
+class _Transport(Transport):
+    Consumer = _BatchConsumer
+    Producer = _NoProducer
+
+
+async def nothing_comes_here(stream: Any) -> None:
+    """The agent a topic needs to be subscribed; its records go to the owner."""
+    async for _ in stream:
+        raise InvariantBroken("a record reached the agent instead of the owner")

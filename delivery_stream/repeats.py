@@ -1,0 +1,43 @@
+"""A bounded memory of what is under way and what is finished, so that a second copy of a record does nothing.
+
+Copies come from crashes and hand-overs: at least once is what Kafka gives. What this memory forgets is repeated, and
+the receiver sees the same webhook-id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+
+#: About 30 MB of keys; at 300 attempts a second a memory of 11 minutes.
+REMEMBERED_MAX = 200_000
+
+
+class Repeats:
+    """Runs each key once, as far as it remembers."""
+
+    def __init__(self, remembered_max: int = REMEMBERED_MAX) -> None:
+        self._finished: OrderedDict[Hashable, None] = OrderedDict()
+        self._running: dict[Hashable, asyncio.Future[None]] = {}
+        self._remembered_max = remembered_max
+
+    async def once(self, key: Hashable, do: Callable[[], Awaitable[None]]) -> bool:
+        """Await ``do()`` unless a copy of ``key`` has finished; wait for one that is under way. False: not done again.
+
+        A copy that raised or was cancelled has not finished: the next one runs.
+        """
+        while running := self._running.get(key):
+            await asyncio.wait([running])
+        if key in self._finished:
+            return False
+        mark = self._running[key] = asyncio.get_running_loop().create_future()
+        try:
+            await do()
+            self._finished[key] = None
+            if len(self._finished) > self._remembered_max:
+                self._finished.popitem(last=False)
+            return True
+        finally:
+            del self._running[key]
+            mark.set_result(None)

@@ -1,0 +1,58 @@
+"""Pure: the POST a receiver gets: which URL, which headers, over which bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from shared.records import Delivery
+from shared.signature import hub_signature, standard_signature
+from shared.subscriptions import Subscription
+
+USER_AGENT = f"Hooklog/{version('hooklog')}"
+
+_DEFAULT_CONTENT_TYPE = "application/octet-stream"
+_VALUE_MAX_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One POST, before an address is chosen. The body is the delivery's payload, unchanged."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+
+
+def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -> Request:
+    """Standard Webhooks headers, the earlier systems' names beside them, and the subscription's own headers.
+
+    The timestamp is this attempt's; the id is the same for every attempt. What foreign records brought is checked
+    again: a value that is no printable ASCII does not become a header.
+    """
+    headers = [
+        ("Content-Type", _printable(delivery.content_type) or _DEFAULT_CONTENT_TYPE),
+        ("User-Agent", USER_AGENT),
+        ("X-Webhook-Attempt", str(delivery.attempt)),
+        ("X-Hooklog-Hops", str(delivery.hops + 1)),
+    ]
+    if webhook_id := _printable(delivery.webhook_id):
+        timestamp_s = now_ms // 1000
+        signature = standard_signature(subscription.signing_keys_at(now_ms), webhook_id, timestamp_s, delivery.payload)
+        headers += [
+            ("webhook-id", webhook_id),
+            ("webhook-timestamp", str(timestamp_s)),
+            ("webhook-signature", signature),
+            ("X-Webhook-Id", webhook_id),
+        ]
+    if subscription.secret:
+        headers.append(("X-Hub-Signature-256", hub_signature(subscription.secret, delivery.payload)))
+    if event_type := _printable(delivery.event_type):
+        headers.append(("X-Event-Type", event_type))
+    if traceparent := _printable(delivery.traceparent):
+        headers.append(("traceparent", traceparent))
+    return Request(subscription.target_url, (*headers, *subscription.headers))
+
+
+def _printable(text: str | None) -> str | None:
+    fits = text and len(text) <= _VALUE_MAX_CHARS and text.isascii() and text.isprintable()
+    return text if fits else None

@@ -1,0 +1,260 @@
+"""The only outbound HTTP of Hooklog: one POST in, one outcome out; nothing above this file catches network errors.
+
+One deadline covers lookup, connect, TLS, sending and the last byte of the answer. Every address of the host is vetted,
+and the vetted one is what we connect to; `Host`, SNI and the certificate keep the name. Redirects are answers, there
+are no cookies, and nothing is decompressed.
+
+What a `NoAnswer` may be called:
+
+| error_class        | meaning                                                                              |
+|--------------------|--------------------------------------------------------------------------------------|
+| `dns_failed`       | the name has no address, or none was found before the deadline                       |
+| `connect_failed`   | no address of the host took the connection                                           |
+| `connect_timeout`  | the deadline passed while connecting or negotiating TLS                               |
+| `tls_failed`       | no TLS with this host: certificate, name, protocol                                   |
+| `timeout`          | connected, but no whole answer before the deadline                                   |
+| `connection_reset` | the connection ended before the whole answer                                         |
+| `bad_response`     | what came is not HTTP/1, or its head is beyond every measure                         |
+
+A body that is too large is no error: the status has been read, which is the answer. We hang up and report it.
+What a `Refused` may be called: `blocked` (the address), `bad_url`, `bad_header` (nothing was sent).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Collection, Iterable, Sequence
+from time import monotonic
+
+from delivery_stream.connection import Broken, Connection, Reply, describe
+from delivery_stream.connection_pool import ConnectionPool
+from delivery_stream.decision import Answered, NoAnswer, Refused, Timings, retry_after_s
+from delivery_stream.request_bytes import BadHeader, request_bytes
+from delivery_stream.resolver import Resolver
+from shared.address import Address, Network, permitted, read_address, unwrap
+from shared.clock import Clock, SystemClock
+from shared.target_url import Target, parse_target
+
+#: Of a host's addresses, how many of each IP version are tried.
+ADDRESSES_MAX = 2
+
+
+class Sender:
+    """Posts for many at once; connections are kept and reused per origin.
+
+    ``refused_endpoints`` are (address, port) pairs that are never called, whatever is allowed: the stack's own. One on
+    loopback stands for all of loopback. ``excepted_urls`` may be called there nevertheless, spelled exactly so.
+    """
+
+    def __init__(
+        self,
+        allowed_networks: Iterable[Network] = (),
+        refused_endpoints: Collection[tuple[str, int]] = (),
+        excepted_urls: Collection[str] = (),
+        *,
+        resolver: Resolver | None = None,
+        pool: ConnectionPool | None = None,
+        tls: ssl.SSLContext | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._allowed_networks = tuple(allowed_networks)
+        self._refused_endpoints = frozenset((_place(read_address(host)), port) for host, port in refused_endpoints)
+        self._excepted_urls = frozenset(excepted_urls)
+        self._excepted_origins = frozenset(parse_target(url).origin for url in excepted_urls)
+        self._resolver = resolver or Resolver()
+        self._pool = pool or ConnectionPool()
+        self._tls = tls or ssl.create_default_context()
+        self._clock = clock or SystemClock()
+
+    @property
+    def open_connections(self) -> int:
+        return self._pool.open
+
+    @property
+    def idle_connections(self) -> int:
+        return self._pool.idle
+
+    async def post(
+        self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float
+    ) -> Answered | NoAnswer | Refused:
+        """What came of one POST. Raises nothing but CancelledError, which closes the connection in use.
+
+        A request is sent a second time only when it went out on a connection kept from before, and that ended without
+        a single byte of an answer: the receiver had hung up already, and most likely never saw it.
+        """
+        trip = _Trip(timeout_s)
+        try:
+            target, request = request_bytes(url, headers, body)
+        except ValueError as error:
+            return Refused("bad_header" if isinstance(error, BadHeader) else "bad_url", str(error))
+        if target.origin in self._excepted_origins and url not in self._excepted_urls:
+            # Before the pool: a kept connection was vetted for the excepted URL only.
+            return Refused("blocked", "the host and port are Hooklog's own")
+        connection = self._pool.take(target.origin)
+        if connection is not None:
+            reply = await self._exchange(connection, request, trip)
+            if isinstance(reply, Reply) or not reply.unanswered:
+                return self._outcome(reply, trip)
+        try:
+            connection = await self._connect(target, trip)
+        except _Ended as ended:
+            return ended.outcome
+        return self._outcome(await self._exchange(connection, request, trip), trip)
+
+    async def close(self) -> None:
+        """Cuts every connection; a post under way, or one that still comes, ends as a `NoAnswer`."""
+        self._resolver.close()
+        await self._pool.close()
+
+    async def _exchange(self, connection: Connection, request: bytes, trip: _Trip) -> Reply | Broken:
+        trip.address = connection.address
+        reply = await connection.exchange(request, trip.left_s())
+        if connection.reusable:
+            self._pool.put(connection)
+        return reply
+
+    def _outcome(self, reply: Reply | Broken, trip: _Trip) -> Answered | NoAnswer:
+        timings = trip.timings(reply.first_byte_s)
+        if isinstance(reply, Broken):
+            return NoAnswer(reply.error_class, reply.details, timings)
+        wait_s = retry_after_s(reply.retry_after, self._clock.now_ms()) if reply.retry_after else 0.0
+        return Answered(reply.status, wait_s, reply.body, timings)
+
+    # The way to a new connection. Each step raises _Ended when it is the last.
+
+    async def _connect(self, target: Target, trip: _Trip) -> Connection:
+        addresses = _to_try(self._vet(await self._addresses(target, trip), target, trip))
+        started_s = monotonic()
+        for tried, address in enumerate(addresses, 1):
+            # A dead address must not eat the time of the next.
+            share_s = trip.left_s() / (len(addresses) - tried + 1)
+            try:
+                async with asyncio.timeout(share_s):
+                    connected = await _connected_socket(address, target.port)
+            except TimeoutError:
+                failure = trip.failed("connect_timeout", f"{address} did not answer")
+            except OSError as error:
+                failure = trip.failed("connect_failed", f"{address}: {describe(error)}")
+            else:
+                trip.connect_ms = _ms_since(started_s)
+                return await self._open(connected, target, str(address), trip)
+        raise failure
+
+    async def _addresses(self, target: Target, trip: _Trip) -> list[Address]:
+        """At least one."""
+        try:
+            return [read_address(target.host)]
+        except ValueError:
+            pass
+        started_s = monotonic()
+        try:
+            async with asyncio.timeout(trip.left_s()):
+                found = [read_address(text) for text in await self._resolver.resolve(target.host)]
+        except TimeoutError:
+            raise trip.failed("dns_failed", "no answer in time") from None
+        except socket.gaierror as error:
+            raise trip.failed("dns_failed", error.strerror or "no address") from None
+        except (OSError, ValueError) as error:
+            raise trip.failed("dns_failed", describe(error)) from None
+        if not found:
+            raise trip.failed("dns_failed", "no address")
+        trip.dns_ms = _ms_since(started_s)
+        return found
+
+    def _vet(self, addresses: list[Address], target: Target, trip: _Trip) -> list[Address]:
+        """All of them or none: a name that has one address we refuse is not to be trusted with the others."""
+        for address in addresses:
+            if not permitted(address, self._allowed_networks):
+                # The address stays unsaid: what a name means inside our network is not for the subscriber to learn.
+                raise trip.refused("the host's address is not public")
+            own = (_place(address), target.port) in self._refused_endpoints
+            if own and target.origin not in self._excepted_origins:
+                raise trip.refused("the host and port are Hooklog's own")
+        return addresses
+
+    async def _open(self, connected: socket.socket, target: Target, address: str, trip: _Trip) -> Connection:
+        tls = target.scheme == "https"
+        started_s = monotonic()
+        try:
+            async with asyncio.timeout(trip.left_s()):
+                _transport, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: self._pool.new(target.origin, address),
+                    sock=connected,
+                    ssl=self._tls if tls else None,
+                    server_hostname=target.host if tls else None,
+                )
+        except TimeoutError:
+            raise trip.failed("connect_timeout", "no TLS in time") from None
+        except OSError as error:
+            raise trip.failed("tls_failed" if tls else "connect_failed", describe(error)) from None
+        if tls:
+            trip.tls_ms = _ms_since(started_s)
+        return connection
+
+
+class _Trip:
+    """The deadline of one post, and what is known of it so far."""
+
+    __slots__ = ("_ends_s", "_started_s", "address", "connect_ms", "dns_ms", "tls_ms")
+
+    def __init__(self, timeout_s: float) -> None:
+        self._started_s = monotonic()
+        self._ends_s = self._started_s + timeout_s
+        self.dns_ms: float | None = None
+        self.connect_ms: float | None = None
+        self.tls_ms: float | None = None
+        self.address: str | None = None
+
+    def left_s(self) -> float:
+        return max(self._ends_s - monotonic(), 0.0)
+
+    def timings(self, first_byte_s: float | None = None) -> Timings:
+        first_byte_ms = None if first_byte_s is None else (first_byte_s - self._started_s) * 1000
+        return Timings(
+            _ms_since(self._started_s), self.dns_ms, self.connect_ms, self.tls_ms, first_byte_ms, self.address
+        )
+
+    def failed(self, error_class: str, details: str) -> _Ended:
+        return _Ended(NoAnswer(error_class, details[:500], self.timings()))
+
+    def refused(self, details: str) -> _Ended:
+        return _Ended(Refused("blocked", details, self.timings()))
+
+
+class _Ended(Exception):
+    """The post is over before its request was sent."""
+
+    def __init__(self, outcome: NoAnswer | Refused) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+def _to_try(addresses: list[Address]) -> list[Address]:
+    """The best few, best first; both versions are among them: one of the two may lead nowhere from here."""
+    preferred = addresses[0].version
+    same = [address for address in addresses if address.version == preferred]
+    other = [address for address in addresses if address.version != preferred]
+    return same[:ADDRESSES_MAX] + other[:ADDRESSES_MAX]
+
+
+def _place(address: Address) -> str:
+    inner = unwrap(address)
+    return "loopback" if inner.is_loopback or inner.is_unspecified else str(inner)
+
+
+async def _connected_socket(address: Address, port: int) -> socket.socket:
+    """A connected TCP socket; nothing is left open when it raises."""
+    connecting = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connecting, (str(address), port))
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+def _ms_since(started_s: float) -> float:
+    return (monotonic() - started_s) * 1000

@@ -1,0 +1,297 @@
+"""What the subscription routes take and answer, and how it reads in the words of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ingest_api.subscription_fields import (
+    MASK,
+    MOST_HEADERS,
+    Delays,
+    Filter,
+    Filters,
+    HeaderChanges,
+    Headers,
+    MaxInFlight,
+    RateLimit,
+    Secret,
+    Tenant,
+    Text,
+    Time,
+    TimeoutSeconds,
+    Url,
+)
+from shared.clock import to_datetime
+from shared.subscriptions import Changes, NewSubscription, SignatureScheme, Subscription
+
+_WEEK_S = 7 * 24 * 3600
+_DAY_S = 24 * 3600
+_TARGET = "Where events are POSTed; http or https."
+_EXAMPLE = {"target_url": "https://example.com/hooks", "secret": "choose-one", "event_types": ["order.*"]}
+#: No nulls: FastAPI leaves them out of what it shows, and required fields would be missing.
+_ANSWER_EXAMPLE: dict[str, Any] = {
+    "id": "0190d1c2-7b1a-7cc3-98c4-d7e8f9a0b1c2",
+    "target_url": "https://example.com/hooks",
+    "event_types": ["order.*"],
+    "has_secret": True,
+    "signature_scheme": "hub",
+    "status": "active",
+    "description": "Orders for the warehouse",
+    "tenant": "default",
+    "headers": {"Authorization": MASK},
+    "timeout_seconds": 5.0,
+    "rate_limit": 20.0,
+    "max_in_flight": 4,
+    "retry_delays": ["10s", "40s"],
+    "created_at": "2026-01-02T03:04:05.678Z",
+    "updated_at": "2026-01-02T03:04:05.678Z",
+}
+_SECRET_EXAMPLE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - of the Standard Webhooks specification
+
+
+def _config(example: Mapping[str, Any]) -> ConfigDict:
+    """Unknown fields are refused: a misspelt one would be silently without effect."""
+    return ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": dict(example)})
+
+
+def _patch_schema(schema: dict[str, Any]) -> None:
+    """What is left out of a patch has no default: it stays."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
+    schema["example"] = {"event_types": ["order.*", "invoice.paid"], "headers": {"X-Api-Key": "another-one"}}
+
+
+class _Settings(BaseModel):
+    """What everybody who writes a subscription can set."""
+
+    secret: Secret | None = Field(None, description="Verifies incoming events; null: they come unsigned.")
+    signature_scheme: SignatureScheme | None = Field(
+        "hub", description="How incoming events are signed: `hub` is X-Hub-Signature-256; null: `hub`."
+    )
+    event_types: Filters | None = Field(
+        None, description="Which events, exactly or `order.*`; null or empty: all of them."
+    )
+    event_type: Filter | None = Field(None, description="The same as a list of one.")
+    description: Text | None = Field(None, max_length=500)
+    timeout_seconds: TimeoutSeconds | None = Field(None, description="Of one attempt; null: the installation's.")
+    rate_limit: RateLimit | None = Field(
+        None, description="Attempts a second; null: no limit. Stored now; it takes effect with the delivery lanes."
+    )
+    max_in_flight: MaxInFlight | None = Field(
+        None, description="Attempts under way at once; null: no limit. Stored now; it takes effect with the lanes."
+    )
+    retry_delays: Delays | None = Field(
+        None, description='Some of the configured tiers, such as ["10s", "40s"]; empty: one attempt; null: all.'
+    )
+
+    def filters(self) -> tuple[str, ...]:
+        """`event_types`, and `event_type` as one more, each once."""
+        single = [self.event_type] if self.event_type else []
+        return tuple(dict.fromkeys([*(self.event_types or []), *single]))
+
+    def _chosen(self) -> Changes:
+        """Everything but the target, the tenant and the headers."""
+        return {
+            "secret": None if self.secret is None else self.secret.encode(),
+            "signature_scheme": self.signature_scheme or "hub",
+            "event_types": self.filters(),
+            "description": self.description,
+            "timeout_seconds": self.timeout_seconds,
+            "rate_limit": self.rate_limit,
+            "max_in_flight": self.max_in_flight,
+            "retry_delays": None if self.retry_delays is None else tuple(int(delay) for delay in self.retry_delays),
+        }
+
+
+class CreateSubscription(_Settings):
+    """A new subscription."""
+
+    model_config = _config(_EXAMPLE)
+
+    target_url: Url = Field(description=_TARGET)
+    tenant: Tenant = "default"
+    headers: Headers | None = Field(None, description="Added to every POST. Never shown again.")
+
+    def new_subscription(self) -> NewSubscription:
+        """The same in the words of the store."""
+        headers = tuple((self.headers or {}).items())
+        return replace(NewSubscription(self.target_url, self.tenant, headers=headers), **self._chosen())
+
+
+class ReplaceSubscription(_Settings):
+    """All of a subscription anew: what is left out gets its default, but `secret`, which stays, and `tenant`."""
+
+    model_config = _config(_EXAMPLE)
+
+    target_url: Url = Field(description=_TARGET)
+    secret: Secret | None = Field(
+        None, description="Verifies incoming events; left out: stays as it is; null: they come unsigned."
+    )
+    tenant: Tenant | None = Field(None, description="Cannot be changed: left out, null or what it is.")
+    headers: Headers | None = Field(
+        None, description=f"Added to every POST. A value of `{MASK}` keeps what the header has."
+    )
+
+    def changes(self, current: Subscription) -> Changes:
+        """What becomes of ``current``. Raises ValueError."""
+        headers = _merged({}, dict(current.headers), self.headers or {})
+        changes: Changes = {"target_url": self.target_url, "headers": headers, **self._chosen()}
+        if "secret" not in self.model_fields_set:
+            del changes["secret"]
+        return changes
+
+
+class PatchSubscription(_Settings):
+    """A merge patch (RFC 7396): what is left out stays, null is the default, `headers` are merged by name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_patch_schema)
+
+    target_url: Url = Field(default_factory=str, description=_TARGET)
+    secret: Secret | None = Field(
+        None, description="Verifies incoming events from now on; null: they come unsigned. `/rotate-secret` overlaps."
+    )
+    tenant: Tenant | None = Field(None, description="Cannot be changed: left out, null or what it is.")
+    headers: HeaderChanges | None = Field(None, description="Null as a value removes that header; null: all of them.")
+
+    def changes(self, current: Subscription) -> Changes:
+        """What becomes of ``current``. Raises ValueError."""
+        given = set(self.model_fields_set)
+        if "event_type" in given:
+            given.add("event_types")
+        changes = cast(Changes, {name: value for name, value in self._chosen().items() if name in given})
+        if "target_url" in given:
+            changes["target_url"] = self.target_url
+        if "headers" in given:
+            before = dict(current.headers)
+            changes["headers"] = () if self.headers is None else _merged(before, before, self.headers)
+        return changes
+
+
+def _merged(
+    kept: Mapping[str, str], before: Mapping[str, str], given: Mapping[str, str | None]
+) -> tuple[tuple[str, str], ...]:
+    """``kept`` headers changed by ``given`` ones; names compare without case, and a masked value is the one before.
+
+    Raises ValueError.
+    """
+    merged = {name.lower(): (name, value) for name, value in kept.items()}
+    known = {name.lower(): value for name, value in before.items()}
+    for name, value in given.items():
+        if value is None:
+            merged.pop(name.lower(), None)
+        elif value != MASK:
+            merged[name.lower()] = (name, value)
+        elif name.lower() in known:
+            merged[name.lower()] = (name, known[name.lower()])
+        else:
+            raise ValueError(f"headers: `{MASK}` stands for the value there is, and there is none")
+    if len(merged) > MOST_HEADERS:
+        raise ValueError(f"headers: more than {MOST_HEADERS}")
+    return tuple(merged.values())
+
+
+class RotateSecret(BaseModel):
+    """A fresh key for outgoing signatures, and perhaps another secret for incoming ones."""
+
+    model_config = _config({"overlap_seconds": _DAY_S})
+
+    overlap_seconds: int = Field(
+        _DAY_S, ge=0, le=_WEEK_S, description="How long what was good before stays good. 0: it ends now, all of it."
+    )
+    secret: Secret | None = Field(None, description="The new secret of incoming events; null: that stays as it is.")
+
+
+class SubscriptionAnswer(BaseModel):
+    """A subscription without its secrets."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _ANSWER_EXAMPLE})
+
+    id: str
+    target_url: str
+    event_types: list[str]
+    has_secret: bool
+    signature_scheme: SignatureScheme
+    status: Literal["active", "paused", "disabled"]
+    description: str | None
+    tenant: str
+    headers: dict[str, str] = Field(description=f"Names; the values are `{MASK}`.")
+    timeout_seconds: float | None
+    rate_limit: float | None
+    max_in_flight: int | None
+    retry_delays: list[str] | None
+    created_at: Time
+    updated_at: Time
+
+    @classmethod
+    def of(cls, subscription: Subscription, **more: Any) -> SubscriptionAnswer:
+        return cls(
+            id=subscription.id,
+            target_url=subscription.target_url,
+            event_types=list(subscription.event_types),
+            has_secret=subscription.secret is not None,
+            signature_scheme=subscription.signature_scheme,
+            status=subscription.status,
+            description=subscription.description,
+            tenant=subscription.tenant,
+            headers={name: MASK for name, _ in subscription.headers},
+            timeout_seconds=subscription.timeout_seconds,
+            rate_limit=subscription.rate_limit,
+            max_in_flight=subscription.max_in_flight,
+            retry_delays=_delays(subscription.retry_delays),
+            created_at=subscription.created_at,
+            updated_at=subscription.updated_at,
+            **more,
+        )
+
+
+class CreatedSubscription(SubscriptionAnswer):
+    """The answer to the creation, with the key of outgoing signatures."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {**_ANSWER_EXAMPLE, "signing_secret": _SECRET_EXAMPLE}})
+
+    signing_secret: str = Field(description="`whsec_…`: verifies `webhook-signature`. Shown this once.")
+
+
+class RotatedSubscription(CreatedSubscription):
+    """The answer to a rotation, with the new key of outgoing signatures."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                **_ANSWER_EXAMPLE,
+                "signing_secret": _SECRET_EXAMPLE,
+                "previous_signing_secret_expires_at": "2026-01-03T03:04:05.678Z",
+                "previous_secret_expires_at": "2026-01-03T03:04:05.678Z",
+            }
+        }
+    )
+
+    previous_signing_secret_expires_at: Time | None = Field(
+        description="Until then every request is signed with the key before as well; null: no more."
+    )
+    previous_secret_expires_at: Time | None = Field(
+        description="Until then incoming events may be signed with the secret before; null: there is none."
+    )
+
+    @classmethod
+    def rotated(cls, subscription: Subscription, signing_secret: str) -> SubscriptionAnswer:
+        newest = next(iter(subscription.previous_signing_keys), None)
+        return cls.of(
+            subscription,
+            signing_secret=signing_secret,
+            previous_signing_secret_expires_at=_time(newest.until_ms if newest else None),
+            previous_secret_expires_at=_time(subscription.previous_secret_until_ms),
+        )
+
+
+def _time(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else to_datetime(at_ms)
+
+
+def _delays(delays_s: tuple[int, ...] | None) -> list[str] | None:
+    return None if delays_s is None else [f"{delay_s}s" for delay_s in delays_s]

@@ -1,0 +1,192 @@
+"""Create, list, read, change, pause and delete subscriptions. Plain `def` routes: the Postgres driver blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace as replaced
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Query, Response
+
+from ingest_api.event_type import LONGEST
+from ingest_api.openapi import problems
+from ingest_api.permissions import Caller, Manager, Reader
+from ingest_api.problems import Problem, not_found
+from ingest_api.subscription_fields import Tenant, Text
+from ingest_api.subscription_shapes import (
+    CreatedSubscription,
+    CreateSubscription,
+    PatchSubscription,
+    ReplaceSubscription,
+    RotatedSubscription,
+    RotateSecret,
+    SubscriptionAnswer,
+)
+from ingest_api.target_rules import TargetRules
+from shared.errors import TooManyKeys
+from shared.subscriptions import Changes, Created, ListFilter, NewSubscription, Status, Subscription
+
+_DEEPEST_PAGE = 1_000_000
+
+Skip = Annotated[int, Query(ge=0, le=_DEEPEST_PAGE)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+WithStatus = Annotated[Status | None, Query(description="Only those in this state.")]
+WithTenant = Annotated[Tenant | None, Query(description="Only those of this tenant.")]
+WithEventType = Annotated[
+    Text | None,
+    Query(min_length=1, max_length=LONGEST, description="Only those that get events of this type, or filter by it."),
+]
+WithTarget = Annotated[
+    Text | None, Query(min_length=1, max_length=2048, description="Only those whose target_url begins like this.")
+]
+
+
+class Store(Protocol):
+    """The part of SubscriptionStore that is needed here. Raises StoreUnavailable, which is answered 503."""
+
+    def create(self, new: NewSubscription) -> Created: ...
+    def get(self, subscription_id: str) -> Subscription | None: ...
+    def list(self, skip: int, limit: int, wanted: ListFilter) -> list[Subscription]: ...
+    def update(self, subscription_id: str, change: Callable[[Subscription], Changes]) -> Subscription | None: ...
+    def set_status(self, subscription_id: str, status: Status) -> Subscription | None: ...
+    def rotate(self, subscription_id: str, overlap_s: int, secret: bytes | None) -> Created | None: ...
+    def delete(self, subscription_id: str) -> bool: ...
+
+
+def router(store: Store, rules: TargetRules, tiers_s: tuple[int, ...]) -> APIRouter:
+    """The routes under /subscriptions."""
+    routes = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
+    _add_collection(routes, store, rules, tiers_s)
+    _add_changes(routes, store, rules, tiers_s)
+    _add_states(routes, store)
+    return routes
+
+
+def _add_collection(routes: APIRouter, store: Store, rules: TargetRules, tiers_s: tuple[int, ...]) -> None:
+    @routes.post("", status_code=201, response_model=CreatedSubscription, responses=problems(400, 413, 415, 422, 429))
+    def create(body: CreateSubscription, caller: Manager) -> SubscriptionAnswer:
+        """Create a subscription. No later answer shows this `signing_secret`."""
+        tenant = caller.tenant_for(body.tenant if "tenant" in body.model_fields_set else None)
+        _check(body, rules, tiers_s)
+        created = store.create(replaced(body.new_subscription(), tenant=tenant))
+        return CreatedSubscription.of(created.subscription, signing_secret=created.signing_secret)
+
+    @routes.get("", responses=problems(422))
+    def list_all(
+        caller: Reader,
+        skip: Skip = 0,
+        limit: Limit = 100,
+        status: WithStatus = None,
+        tenant: WithTenant = None,
+        event_type: WithEventType = None,
+        target_url: WithTarget = None,
+    ) -> list[SubscriptionAnswer]:
+        """The oldest first."""
+        if tenant is not None and not caller.sees(tenant):
+            return []
+        wanted = ListFilter(status, tenant or caller.tenant, event_type, target_url)
+        return [SubscriptionAnswer.of(one) for one in store.list(skip, limit, wanted)]
+
+    @routes.get("/{subscription_id}", responses=problems(404))
+    def read(subscription_id: str, caller: Reader) -> SubscriptionAnswer:
+        """One subscription."""
+        return SubscriptionAnswer.of(find(store, subscription_id, caller))
+
+    @routes.delete("/{subscription_id}", status_code=204, response_class=Response, responses=problems(404, 415))
+    def delete(subscription_id: str, caller: Manager) -> Response:
+        """Delete it. Its history stays; what is queued for it ends as cancelled."""
+        find(store, subscription_id, caller)  # a subscription never changes its tenant
+        if not store.delete(subscription_id):
+            raise not_found("subscription")
+        return Response(status_code=204)
+
+
+def _add_changes(routes: APIRouter, store: Store, rules: TargetRules, tiers_s: tuple[int, ...]) -> None:
+    @routes.put("/{subscription_id}", responses=problems(400, 404, 413, 415, 422))
+    def replace(subscription_id: str, body: ReplaceSubscription, caller: Manager) -> SubscriptionAnswer:
+        """Replace it: what is left out gets its default, but `secret`, which stays; null clears it."""
+        find(store, subscription_id, caller)
+        _check(body, rules, tiers_s)
+        return _answer(store.update(subscription_id, lambda current: _changes(body, current)))
+
+    @routes.patch("/{subscription_id}", responses=problems(400, 404, 413, 415, 422))
+    def change(subscription_id: str, body: PatchSubscription, caller: Manager) -> SubscriptionAnswer:
+        """Change what is given (a JSON merge patch); changes at once do not lose each other's fields."""
+        find(store, subscription_id, caller)
+        _check(body, rules, tiers_s)
+        return _answer(store.update(subscription_id, lambda current: _changes(body, current)))
+
+
+def _add_states(routes: APIRouter, store: Store) -> None:
+    @routes.post("/{subscription_id}/pause", responses=problems(404, 415))
+    def pause(subscription_id: str, caller: Manager) -> SubscriptionAnswer:
+        """Stop delivering. Events are still accepted, and kept in the topic `parked`."""
+        find(store, subscription_id, caller)
+        return _answer(store.set_status(subscription_id, "paused"))
+
+    @routes.post("/{subscription_id}/resume", responses=problems(404, 415))
+    def resume(subscription_id: str, caller: Manager) -> SubscriptionAnswer:
+        """Deliver again what comes in from now on. What was parked stays parked until the resume job, which comes
+        with a later version, delivers it."""
+        find(store, subscription_id, caller)
+        return _answer(store.set_status(subscription_id, "active"))
+
+    @routes.post(
+        "/{subscription_id}/rotate-secret",
+        response_model=RotatedSubscription,
+        responses=problems(400, 404, 409, 413, 415, 422),
+    )
+    def rotate(subscription_id: str, caller: Manager, body: RotateSecret | None = None) -> SubscriptionAnswer:
+        """A fresh `signing_secret`, shown this once. For the overlap, requests carry the signatures of both keys;
+        a new `secret` for incoming events, if given, overlaps as well."""
+        find(store, subscription_id, caller)
+        wanted = body or RotateSecret()
+        secret = None if wanted.secret is None else wanted.secret.encode()
+        try:
+            created = store.rotate(subscription_id, wanted.overlap_seconds, secret)
+        except TooManyKeys:
+            detail = "Rotated too often: wait until an earlier key runs out, or end them all with overlap_seconds 0."
+            raise Problem(409, "too_many_keys", detail) from None
+        if created is None:
+            raise not_found("subscription")
+        return RotatedSubscription.rotated(created.subscription, created.signing_secret)
+
+
+def find(store: Store, subscription_id: str, caller: Caller) -> Subscription:
+    """The subscription, or Problem 404: another tenant's is as unknown as none."""
+    found = store.get(subscription_id)
+    if found is None or not caller.sees(found.tenant):
+        raise not_found("subscription")
+    return found
+
+
+def _answer(subscription: Subscription | None) -> SubscriptionAnswer:
+    if subscription is None:
+        raise not_found("subscription")
+    return SubscriptionAnswer.of(subscription)
+
+
+def _changes(body: ReplaceSubscription | PatchSubscription, current: Subscription) -> Changes:
+    if body.tenant not in (None, current.tenant):
+        raise Problem(422, "tenant_fixed", "The tenant of a subscription cannot be changed.")
+    try:
+        return body.changes(current)
+    except ValueError as error:
+        raise Problem(422, "invalid_request", f"{error}.") from None
+
+
+def _check(
+    body: CreateSubscription | ReplaceSubscription | PatchSubscription, rules: TargetRules, tiers_s: tuple[int, ...]
+) -> None:
+    if "target_url" in body.model_fields_set:
+        _check_target(body.target_url, rules)
+    if not set(body.retry_delays or ()) <= set(tiers_s):
+        tiers = ", ".join(f"{delay_s}s" for delay_s in tiers_s)
+        raise Problem(422, "retry_delays_unknown", f"retry_delays are some of the configured tiers: {tiers}.")
+
+
+def _check_target(url: str, rules: TargetRules) -> None:
+    try:
+        rules.check(url)
+    except ValueError as error:
+        raise Problem(422, "target_url_refused", f"target_url {error}.") from None

@@ -1,0 +1,1 @@
+"""Holds a retry until it is due, and deletes what is done and old."""

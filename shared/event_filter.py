@@ -1,0 +1,33 @@
+"""Pure: what an event type may be, and whether a subscription's filters want one. Ingest and fan-out both ask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+LONGEST = 256
+#: What may become an HTTP header on the way out: visible ASCII, spaces inside.
+_TYPE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
+
+
+def is_event_type(text: str) -> bool:
+    """1 to 256 visible ASCII characters, spaces inside only."""
+    return _TYPE.fullmatch(text) is not None
+
+
+def is_filter(text: str) -> bool:
+    """An exact type, or a prefix and ``.*``; a star stands nowhere else."""
+    exact = text.removesuffix(".*")
+    return len(text) <= LONGEST and is_event_type(exact) and "*" not in exact
+
+
+def wants(filters: Sequence[str], event_type: str | None) -> bool:
+    """Whether a filter matches: exactly, or ``order.*`` everything that begins with ``order.``.
+
+    No filter wants all; an event without a type (a plain Kafka client's) is wanted by no filter.
+    """
+    return not filters or (event_type is not None and any(_matches(one, event_type) for one in filters))
+
+
+def _matches(one: str, event_type: str) -> bool:
+    return event_type.startswith(one[:-1]) if one.endswith(".*") else one == event_type

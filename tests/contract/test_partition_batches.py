@@ -1,0 +1,170 @@
+"""The Faust subclass on a real broker: if an upgrade of Faust moves a seam, this fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from delivery_stream.app import create_app
+from delivery_stream.dispatcher import Dispatcher
+from delivery_stream.offsets import Commit, decode_completed
+from delivery_stream.partition_batches import BatchApp
+from shared.broker import client_options
+from shared.clock import SystemClock
+from shared.kafka import Producer
+from shared.records import Record
+from shared.settings import Settings
+from shared.skip_watch import Positions
+
+Handle = Callable[[ConsumerRecord], Awaitable[None]]
+
+
+async def until(true: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+class Worker:
+    """A Faust app with the real dispatcher and a handler of the test's own."""
+
+    def __init__(self, settings: Settings, handle: Handle) -> None:
+        self.crashes: list[BaseException] = []
+        self.dispatcher = Dispatcher(
+            handle,
+            max_in_flight=200,
+            commit=lambda commits: self.app.commit_offsets(commits),
+            clock=SystemClock(),
+            watch=Positions(),
+            crash=self.crashes.append,
+        )
+        self.app: BatchApp = create_app(settings, self.dispatcher)
+
+    async def start(self) -> None:
+        await self.app.start()
+
+    async def stop(self, drain_s: float = 5.0) -> None:
+        await self.dispatcher.drain(drain_s)
+        await self.app.stop()
+        assert not self.crashes
+        assert self.app.crash_reason is None
+
+
+@asynccontextmanager
+async def running(settings: Settings, handle: Handle) -> AsyncIterator[Worker]:
+    worker = Worker(settings, handle)
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+
+
+async def produce(settings: Settings, numbers: range, partition: int | None = None) -> None:
+    producer = Producer(settings)
+    await producer.start()
+    topic = settings.topics.deliveries
+    records = [Record(topic, str(n).encode(), str(n).encode(), partition=partition) for n in numbers]
+    await producer.send_all(records, timeout_s=20)
+    await producer.stop()
+
+
+async def committed(settings: Settings, partition: int) -> Commit | None:
+    topic_partition = TopicPartition(settings.topics.deliveries, partition)
+    consumer = AIOKafkaConsumer(group_id=settings.topics.group("delivery-stream"), **client_options(settings))
+    await consumer.start()
+    try:
+        found = await consumer._coordinator.fetch_committed_offsets([topic_partition])
+    finally:
+        await consumer.stop()
+    offset = found.get(topic_partition)
+    return Commit(offset.offset, offset.metadata) if offset is not None and offset.offset >= 0 else None
+
+
+async def test_every_record_of_every_partition_arrives_once_and_is_committed(topics_ready: Settings) -> None:
+    seen: Counter[bytes] = Counter()
+
+    async def handle(record: ConsumerRecord) -> None:
+        seen[record.value] += 1
+
+    await produce(topics_ready, range(2000))
+    async with running(topics_ready, handle) as worker:
+        await until(lambda: len(seen) == 2000, "2,000 records")
+        assert len(set(worker.dispatcher.partitions)) == 2 * topics_ready.partitions, "deliveries and events"
+    assert set(seen.values()) == {1}
+    positions = [await committed(topics_ready, partition) for partition in range(topics_ready.partitions)]
+    assert sum(position.next_offset for position in positions if position) == 2000
+
+
+async def test_what_was_done_above_an_unfinished_head_is_not_asked_for_again_after_a_crash(
+    topics_ready: Settings,
+) -> None:
+    first: Counter[bytes] = Counter()
+    second: Counter[bytes] = Counter()
+    never = asyncio.Event()
+
+    async def stuck_head(record: ConsumerRecord) -> None:
+        if record.offset in (0, 7):
+            await never.wait()
+        first[record.value] += 1
+
+    async def healthy(record: ConsumerRecord) -> None:
+        second[record.value] += 1
+
+    await produce(topics_ready, range(100), partition=3)
+    worker = Worker(topics_ready, stuck_head)
+    await worker.start()
+    await until(lambda: len(first) == 98, "all but the two stuck ones")
+    assert await worker.dispatcher.commit()
+    commit = await committed(topics_ready, 3)
+    assert commit is not None
+    assert commit.next_offset == 0
+    assert decode_completed(commit) == set(range(100)) - {0, 7}
+    await worker.stop(drain_s=0.1)
+
+    async with running(topics_ready, healthy):
+        await produce(topics_ready, range(100, 101), partition=3)
+        await until(lambda: second[b"100"] == 1, "the later record")
+        await until(lambda: len(second) == 3, "the two stuck ones")
+    assert second == {b"0": 1, b"7": 1, b"100": 1}
+    never.set()
+
+
+async def test_a_second_worker_joins_under_load_and_nothing_is_lost(topics_ready: Settings) -> None:
+    """Every record is finished; what the first worker had finished is committed before it gives a partition away."""
+    finished: Counter[bytes] = Counter()
+    by_second: set[bytes] = set()
+
+    async def slowly(record: ConsumerRecord) -> None:
+        await asyncio.sleep(0.05)
+        finished[record.value] += 1
+
+    async def slowly_by_second(record: ConsumerRecord) -> None:
+        await slowly(record)
+        by_second.add(record.value)
+
+    async def load() -> None:
+        for start in range(0, 6000, 500):
+            await produce(topics_ready, range(start, start + 500))
+
+    async with running(topics_ready, slowly) as one:
+        loading = asyncio.create_task(load())
+        await until(lambda: len(finished) > 500, "the first 500")
+        async with running(topics_ready, slowly_by_second) as other:
+            await until(lambda: len(set(other.dispatcher.partitions)) > 0, "partitions of the second worker")
+            await loading
+            await produce(topics_ready, range(6000, 6100))
+            await until(lambda: len(finished) == 6100, "every record finished")
+            shared_out = set(one.dispatcher.partitions) | set(other.dispatcher.partitions)
+            assert len(shared_out) == 2 * topics_ready.partitions
+            assert not set(one.dispatcher.partitions) & set(other.dispatcher.partitions)
+            for topic in (topics_ready.topics.deliveries, topics_ready.topics.events):
+                assert sum(tp.topic == topic for tp in other.dispatcher.partitions) == topics_ready.partitions // 2
+    assert by_second
+    assert sum(finished.values()) == 6100, "a drained hand-over repeats nothing"

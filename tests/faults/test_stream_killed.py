@@ -1,0 +1,128 @@
+"""kill -9 of the stream worker with hundreds of deliveries in flight and a stuck head in several partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+
+import psycopg2
+from aiokafka.admin import AIOKafkaAdminClient
+
+from delivery_stream.app import ROLE
+from shared.broker import client_options
+from shared.kafka import ensure_topics
+from shared.settings import Settings
+from tests.conftest import FreshSettings
+from tests.receiver import Answer, Receiver
+from tests.system import API, SCHEDULER, SINK, STREAM, System
+
+ENDPOINTS = 25
+STUCK = 4
+EVENTS = 3000
+MAX_IN_FLIGHT = 600
+ANSWER_AFTER_S = 0.5
+#: How long after it arrived the test may notice a commit.
+COMMIT_SEEN_LATE_S = 0.1
+
+
+async def test_a_killed_worker_loses_nothing_and_repeats_only_what_was_under_way(
+    fresh_settings: FreshSettings, tmp_path: Path
+) -> None:
+    settings = fresh_settings(data_dir=tmp_path, max_in_flight=MAX_IN_FLIGHT)
+    await ensure_topics(settings)
+    async with Receiver() as receiver, System(settings, only=(API, SCHEDULER, SINK)) as system:
+        heads, others = await endpoints(system, receiver)
+        accepted = await system.ingest_many((head, b'"head"') for head in heads)
+        accepted += await system.ingest_many((others[n % ENDPOINTS], b'{"number": %d}' % n) for n in range(EVENTS))
+        system.start(STREAM)
+        commits: list[float] = []
+        watching = asyncio.create_task(watch_commits(settings, commits))
+        await until_busy(receiver)
+
+        system.kill(STREAM)
+        killed_at_s, in_flight = time.monotonic(), receiver.in_flight
+        await system.ended(STREAM)
+        watching.cancel()
+        # The last commit that arrived was drawn up after the one before it: what was finished since is in neither.
+        finished_last = answered_since(receiver, commits[-2] - COMMIT_SEEN_LATE_S, killed_at_s)
+
+        receiver.script_default(200)
+        for number in range(STUCK):
+            receiver.script(f"/stuck-{number}", 200)
+        system.start(STREAM)
+        await until_all_succeeded(system, accepted)
+
+        arrived = Counter(arrival.headers["webhook-id"] for arrival in receiver.arrivals)
+        lost = set(accepted) - set(arrived)
+        repeats = sum(arrived.values()) - len(arrived)
+        bound = MAX_IN_FLIGHT + finished_last
+        interval_s = killed_at_s - commits[-2]
+        print(f"accepted {len(accepted)}, in flight {in_flight}, lost {len(lost)}, repeated {repeats}, bound {bound}")
+        print(f"since the commit before the last: {interval_s:.2f} s, {finished_last} finished")
+        assert not lost
+        assert set(arrived) <= set(accepted)
+        assert repeats <= bound
+        assert rows(system, "select count(*), count(distinct (webhook_id, run, attempt)) from attempts") == [
+            (len(accepted), len(accepted))
+        ]
+
+
+async def endpoints(system: System, receiver: Receiver) -> tuple[list[str], list[str]]:
+    """Subscriptions whose first delivery never gets an answer, and others that take half a second each."""
+    for number in range(STUCK):
+        receiver.script(f"/stuck-{number}", Answer(hold=True))
+    receiver.script_default(Answer(delay_s=ANSWER_AFTER_S))
+    heads = [await system.subscribe(f"{receiver.url}/stuck-{n}", timeout_seconds=60) for n in range(STUCK)]
+    others = [await system.subscribe(f"{receiver.url}/{n}") for n in range(ENDPOINTS)]
+    return [head["id"] for head in heads], [other["id"] for other in others]
+
+
+async def until_busy(receiver: Receiver) -> None:
+    """At least 500 in flight and as many finished behind the stuck heads."""
+    deadline = time.monotonic() + 30
+    while receiver.in_flight < 500 or len(receiver.arrivals) < 1200:
+        assert time.monotonic() < deadline, f"{receiver.in_flight} in flight, {len(receiver.arrivals)} arrived"
+        await asyncio.sleep(0.01)
+
+
+async def watch_commits(settings: Settings, seen_s: list[float]) -> None:
+    """Notes when the group's commits change. On a busy machine an interval is longer than its 250 ms."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    await admin.start()
+    try:
+        last = None
+        while True:
+            now = await admin.list_consumer_group_offsets(settings.topics.group(ROLE))
+            if now != last:
+                last = now
+                seen_s.append(time.monotonic())
+            await asyncio.sleep(0.02)
+    finally:
+        await admin.close()
+
+
+def answered_since(receiver: Receiver, since_s: float, until_s: float) -> int:
+    answered_at = (arrival.at_s + ANSWER_AFTER_S for arrival in receiver.arrivals if "stuck" not in arrival.path)
+    return sum(since_s <= at_s <= until_s for at_s in answered_at)
+
+
+async def until_all_succeeded(system: System, accepted: list[str]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        found = rows(system, "select status, count(*) from deliveries group by status")
+        if found == [("succeeded", len(accepted))]:
+            return
+        assert time.monotonic() < deadline, f"{len(accepted)} accepted, {found}\n{system.tail()}"
+        await asyncio.sleep(0.2)
+
+
+def rows(system: System, query: str) -> list[tuple[object, ...]]:
+    connection = psycopg2.connect(system.settings.database_url.get_secret_value())
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+    finally:
+        connection.close()

@@ -1,0 +1,41 @@
+"""What a topic really holds, read from its first record to its last."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from shared.broker import client_options
+from shared.records import Source
+from shared.settings import Settings
+
+
+async def read_topic(settings: Settings, topic: str, *, within_s: float = 20) -> dict[Source, bytes]:
+    """Every record that is in ``topic`` now, by its place. A gap in a partition's offsets is a failed assertion."""
+    consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in await _partitions(settings, topic)]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        found: dict[Source, bytes] = {}
+        async with asyncio.timeout(within_s):
+            while len(found) < sum(ends.values()):
+                for batch in (await consumer.getmany(timeout_ms=200)).values():
+                    found.update({Source(r.topic, r.partition, r.offset): r.value for r in batch})
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def _partitions(settings: Settings, topic: str) -> list[int]:
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    await admin.start()
+    try:
+        [described] = await admin.describe_topics([topic])
+        return [partition["partition"] for partition in described["partitions"]]
+    finally:
+        await admin.close()

@@ -1,0 +1,90 @@
+"""What a decision writes: the next hop and the attempt log."""
+
+from __future__ import annotations
+
+from delivery_stream.decision import Answered, Cancelled, DeadLetter, Delivered, NoAnswer, Park, RetryIn, Timings
+from delivery_stream.deliver import attempt_record, next_hop, schedule_for
+from shared.records import Record, Source, delivery_from_record
+from shared.topics import RetrySchedule
+from tests.unit.examples import NOW_MS, TOPICS, delivery, subscription
+
+
+def headers_of(record: Record | None) -> dict[str, str]:
+    assert record is not None
+    return {name: value.decode() for name, value in record.headers}
+
+
+def test_a_retry_asks_for_the_next_attempt_in_its_tier() -> None:
+    hop = next_hop(delivery(hops=2), Answered(500), RetryIn(40), NOW_MS, TOPICS)
+    assert hop is not None
+    assert hop.topic == "webhooks.retry-40s"
+    assert hop.key == delivery().subscription_id.encode()
+    again = delivery_from_record(Source("t", 0, 0), hop.value, hop.headers, 0)
+    # The hops stay: through a loop of installations a retry must not start the count again.
+    assert (again.attempt, again.run, again.waits, again.hops) == (2, 1, 0, 2)
+    assert again.due_ms == NOW_MS + 40_000
+    assert again.not_before_ms is None
+    assert again.payload == delivery().payload
+
+
+def test_a_retry_after_beyond_the_longest_tier_travels_along() -> None:
+    headers = headers_of(next_hop(delivery(), Answered(503), RetryIn(40, 3600), NOW_MS, TOPICS))
+    assert headers["not-before"] == "2023-11-14T23:13:20.123Z"
+
+
+def test_a_dead_letter_tells_why_and_whence() -> None:
+    failure = NoAnswer("timeout", "no answer in 10 s")
+    hop = next_hop(delivery(attempt=7), failure, DeadLetter("exhausted"), NOW_MS, TOPICS)
+    headers = headers_of(hop)
+    assert hop is not None
+    assert hop.topic == "webhooks.dead-letter"
+    assert headers["reason"] == "exhausted"
+    assert headers["last-error"] == "timeout: no answer in 10 s"
+    assert headers["source"] == "webhooks.deliveries:3:77"
+    assert headers["failed-at"] == "2023-11-14T22:13:20.123Z"
+    assert headers["attempt"] == "7"
+    assert "last-status" not in headers
+
+
+def test_what_arrived_or_is_not_wanted_goes_nowhere_and_what_is_paused_is_parked() -> None:
+    assert next_hop(delivery(), Answered(200), Delivered(), NOW_MS, TOPICS) is None
+    assert next_hop(delivery(), Answered(200), Cancelled("subscription deleted"), NOW_MS, TOPICS) is None
+    parked = next_hop(delivery(attempt=3), Answered(200), Park(), NOW_MS, TOPICS)
+    assert parked is not None
+    assert parked.topic == "webhooks.parked"
+    assert headers_of(parked)["attempt"] == "3"
+
+
+def test_the_attempt_log_says_what_came_back_and_when_the_next_follows() -> None:
+    outcome = Answered(500, body=b"no\x00 way\n", timings=Timings(total_ms=12.3456, dns_ms=0.5, address="192.0.2.1"))
+    row = attempt_record(delivery(), subscription(), outcome, RetryIn(10), NOW_MS, NOW_MS + 12)
+    assert row.outcome == "failed_attempt"
+    assert row.http_status_code == 500
+    assert row.error_class == "http_status"
+    assert row.error_details == "no  way"
+    assert row.duration_ms == 12.346
+    assert row.timings_ms == {"dns": 0.5}
+    assert row.next_attempt_ms == NOW_MS + 12 + 10_000
+    assert row.target_url == "https://example.com/hook"
+
+
+def test_error_details_are_bounded_and_printable() -> None:
+    outcome = Answered(500, body=("ü\x1b" * 5000).encode())
+    row = attempt_record(delivery(), subscription(), outcome, RetryIn(10), NOW_MS, NOW_MS)
+    assert row.error_details is not None
+    assert len(row.error_details) <= 500
+    assert row.error_details.isprintable()
+
+
+def test_the_tenant_comes_from_the_subscription_and_never_from_a_header() -> None:
+    row = attempt_record(
+        delivery(tenant="forged"), subscription(tenant="theirs"), Answered(200), Delivered(), NOW_MS, NOW_MS
+    )
+    assert row.tenant == "theirs"
+
+
+def test_a_subscription_may_have_a_schedule_of_its_own() -> None:
+    everybodys = RetrySchedule((10,))
+    assert schedule_for(subscription(), everybodys) == everybodys
+    assert schedule_for(None, everybodys) == everybodys
+    assert schedule_for(subscription(retry_delays=(1, 2)), everybodys) == RetrySchedule((1, 2))

@@ -1,0 +1,44 @@
+"""Topic names and retry tiers."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.topics import RetrySchedule, Topics, home_partition, parse_delay
+
+
+def test_a_tiers_name_carries_its_delay_and_gives_it_back() -> None:
+    topics = Topics("webhooks.")
+    assert topics.tier(40) == "webhooks.retry-40s"
+    assert topics.delay_s("webhooks.retry-40s") == 40
+    assert topics.delay_s("webhooks.deliveries") is None
+    assert topics.delay_s("webhooksXretry-40s") is None
+
+
+@pytest.mark.parametrize(("text", "delay_s"), [("10s", 10), ("10", 10), ("5m", 300), ("2h", 7200)])
+def test_delays_are_read_with_their_unit(text: str, delay_s: int) -> None:
+    assert parse_delay(text) == delay_s
+
+
+@pytest.mark.parametrize("text", ["", "0s", "-1s", "10 s", "1d", "169h", "ten"])
+def test_what_is_no_delay_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a delay"):
+        parse_delay(text)
+
+
+def test_three_tiers_allow_four_attempts() -> None:
+    schedule = RetrySchedule((10, 40, 160))
+    assert [schedule.tier_after(n) for n in (1, 2, 3, 4)] == [10, 40, 160, None]
+
+
+def test_retry_after_chooses_a_longer_tier_and_the_longest_is_the_most_there_is() -> None:
+    schedule = RetrySchedule((10, 40, 160))
+    assert schedule.tier_after(1, at_least_s=11) == 40
+    assert schedule.tier_after(1, at_least_s=5000) == 160
+    assert schedule.tier_after(3, at_least_s=1) == 160
+
+
+def test_a_keys_home_is_where_kafkas_own_clients_put_it() -> None:
+    # Values of org.apache.kafka.common.utils.UtilsTest.testMurmur2.
+    assert home_partition("21", 2**31) == -973932308 & 0x7FFFFFFF
+    assert home_partition("foobar", 2**31) == -790332482 & 0x7FFFFFFF
