@@ -84,7 +84,8 @@ async def _kafka_is_there(producer: Producer, settings: Settings, stop: asyncio.
         except NotConfirmed as error:
             log.warning("waiting for kafka", extra={"error": str(error)})
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), timeout=1.0)
+                async with asyncio.timeout(1.0):
+                    await stop.wait()
         else:
             return True
     return False

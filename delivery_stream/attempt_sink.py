@@ -286,7 +286,8 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         """Blocking work in a thread. Raises StoreUnavailable when it takes too long."""
         future = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
         try:
-            await asyncio.wait_for(future, _WRITE_TIMEOUT_S)
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                await future
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {_WRITE_TIMEOUT_S:g} s") from None
 

@@ -127,7 +127,8 @@ async def http_ready(url: str) -> str:
 async def ask(ready: Ready) -> str:
     """One answer, within a bounded time."""
     try:
-        return await asyncio.wait_for(ready(), _ONE_ANSWER_S)
+        async with asyncio.timeout(_ONE_ANSWER_S):
+            return await ready()
     except TimeoutError:
         return "no answer in time"
 

@@ -115,7 +115,8 @@ class Supervisor:
                 if left_s <= 0:
                     raise GaveUp(f"{state.service.name} is not ready after {within_s:.0f} s: {self._about(state)}")
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(state.up.wait(), min(left_s, _SAY_EVERY_S))
+                    async with asyncio.timeout(min(left_s, _SAY_EVERY_S)):
+                        await state.up.wait()
                 if not state.up.is_set() and left_s > _SAY_EVERY_S:
                     self._say(f"waiting for {state.service.name}: {state.why_not}")
 
@@ -256,7 +257,8 @@ class Supervisor:
 
 async def _gone(child: subprocess.Popen[bytes], within_s: float) -> bool:
     with suppress(TimeoutError):
-        await asyncio.wait_for(_ended(child), within_s)
+        async with asyncio.timeout(within_s):
+            await _ended(child)
     return child.poll() is not None
 
 

@@ -79,7 +79,8 @@ class KeyRing:
             return
         self._wanted.set()
         try:
-            await asyncio.wait_for(asyncio.shield(self._next), _CALL_TIMEOUT_S)
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                await asyncio.shield(self._next)
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {_CALL_TIMEOUT_S:g} s") from None
         if self._trouble:
@@ -98,14 +99,16 @@ class KeyRing:
 
     async def _wanted_or(self, wait_s: float) -> None:
         try:
-            await asyncio.wait_for(self._wanted.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._wanted.wait()
         except TimeoutError:
             return
 
     async def _read(self) -> None:
         work = asyncio.get_running_loop().run_in_executor(self._thread, self._store.newer_than, self._version)
         try:
-            found = await asyncio.wait_for(work, _CALL_TIMEOUT_S)
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                found = await work
         except (StoreUnavailable, TimeoutError) as error:
             if not self._trouble:
                 log.warning("api keys cannot be read", extra={"error": str(error)})

@@ -309,7 +309,8 @@ class SubscriptionMap:
         """Raises StoreUnavailable, also when Postgres accepts calls and answers none."""
         future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
         try:
-            return await asyncio.wait_for(future, _CALL_TIMEOUT_S)
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                return await future
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {_CALL_TIMEOUT_S:g} s") from None
 

@@ -139,7 +139,8 @@ class Receiver:
             waiter = (n, path, asyncio.get_running_loop().create_future())
             self._waiters.append(waiter)
             try:
-                await asyncio.wait_for(waiter[2], timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await waiter[2]
             except TimeoutError:
                 raise TimeoutError(f"{self._seen(path)} of {n} at {path or 'any path'} in {timeout_s} s") from None
             finally:

@@ -46,7 +46,8 @@ class Api:
         try:
             writer.write(request)
             await writer.drain()
-            return await asyncio.wait_for(reader.read(), _READY_S)
+            async with asyncio.timeout(_READY_S):
+                return await reader.read()
         finally:
             await close(writer)
 

@@ -247,7 +247,8 @@ async def test_a_chunked_413_comes_without_reading_to_the_end(api: Api) -> None:
     for _ in range(9):
         writer.write(b"2000\r\n" + b"x" * 8192 + b"\r\n")
     await writer.drain()
-    head = await asyncio.wait_for(reader.readline(), 5)  # the body has no end: we are never done sending
+    async with asyncio.timeout(5):
+        head = await reader.readline()  # the body has no end: we are never done sending
     assert head.startswith(b"HTTP/1.1 413 ")
     await close(writer)
 

@@ -82,11 +82,13 @@ async def test_a_connection_is_kept_between_requests(impatient: Api) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", impatient.port)
     for _ in range(2):
         writer.write(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         assert await reader.readexactly(15) == b'{"status":"ok"}'
         with pytest.raises(TimeoutError):  # longer than the deadline of one request
-            await asyncio.wait_for(reader.read(1), 0.6)
+            async with asyncio.timeout(0.6):
+                await reader.read(1)
     await close(writer)
 
 

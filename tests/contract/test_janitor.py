@@ -121,4 +121,5 @@ async def test_kafka_out_of_reach_is_tried_again(settings: Settings, caplog: pyt
         while sum(record.getMessage() == "sweep_failed" for record in caplog.records) < 2:  # noqa: ASYNC110  a log line sets no event
             await asyncio.sleep(0.01)
     stop.set()
-    await asyncio.wait_for(running, 5)
+    async with asyncio.timeout(5):
+        await running

@@ -46,7 +46,8 @@ async def forwarding(settings: Settings, producer: Producer, **options: Any) -> 
         yield forwarder
     finally:
         stop.set()
-        await asyncio.wait_for(running, 15)
+        async with asyncio.timeout(15):
+            await running
 
 
 async def until(holds: Callable[[], bool], facts: Callable[[], object], within_s: float = 20) -> None:
@@ -265,6 +266,7 @@ async def test_without_kafka_it_waits_is_not_ready_and_stops_when_asked(settings
                     except httpx.TransportError:
                         await asyncio.sleep(0.1)
 
-        await asyncio.wait_for(ask(), 20)
+        async with asyncio.timeout(20):
+            await ask()
         system.kill(SCHEDULER, signal.SIGTERM)
         assert await system.ended(SCHEDULER, within_s=10) == os.EX_OK

@@ -62,7 +62,8 @@ async def test_too_many_deaths_in_a_minute_end_it_by_name_with_its_last_words(tm
     async with _supervisor(tmp_path, max_restarts=1) as supervisor:
         supervisor.start([_service("worker", "import sys; sys.exit('no such luck')")])
         with pytest.raises(GaveUp, match=r"worker died 2 times within a minute \(exit 1\): no such luck"):
-            await asyncio.wait_for(supervisor.failed, 10)
+            async with asyncio.timeout(10):
+                await supervisor.failed
 
 
 async def test_a_death_while_its_store_is_down_does_not_count(tmp_path: Path) -> None:
@@ -82,7 +83,8 @@ async def test_an_exit_that_means_unusable_settings_is_not_tried_again(tmp_path:
         code = "import sys; print('ENCRYPTION_KEY: wrong', file=sys.stderr); sys.exit(2)"
         supervisor.start([_service("api", code, configuration_exit=2)])
         with pytest.raises(GaveUp, match="api: ENCRYPTION_KEY: wrong") as gave_up:
-            await asyncio.wait_for(supervisor.failed, 10)
+            async with asyncio.timeout(10):
+                await supervisor.failed
     assert gave_up.value.exit_code == 2
 
 
