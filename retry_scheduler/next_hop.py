@@ -54,8 +54,7 @@ class Hops:
         ours = (delivery.not_before_ms or 0) - tiered.appended_ms <= NOT_BEFORE_MAX_MS
         if rest_ms <= 0 or not ours:
             return delivery.again(due_ms=None, not_before_ms=None).to_record(self.topics.deliveries)
-        # Without any tier in the settings, its own goes on existing.
-        delay_s = self.schedule.tier_for(rest_ms / 1000) or self.topics.delay_s(tiered.source.topic) or 1
+        delay_s = self.schedule.wait_tier(rest_ms / 1000)
         again = delivery.again(waits=delivery.waits + 1, due_ms=now_ms + delay_s * 1000)
         return again.to_record(self.topics.tier(delay_s))
 

@@ -50,7 +50,7 @@ async def ensure_topics(settings: Settings) -> list[str]:
 def topic_configs(settings: Settings) -> dict[str, dict[str, str]]:
     """Every topic of the settings with its configuration. Pure."""
     topics = settings.topics
-    tiers = [topics.tier(delay_s) for delay_s in dict.fromkeys(settings.retry_delays)]
+    tiers = [topics.tier(delay_s) for delay_s in settings.schedule.tiers_s]
     configs = {}
     for name in (topics.events, topics.deliveries, *tiers, topics.parked, topics.dead_letter, topics.attempts):
         configs[name] = {

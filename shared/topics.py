@@ -11,6 +11,9 @@ from aiokafka.partitioner import murmur2
 #: Room for our headers on top of a payload (DESIGN: sizes); dead letters get the same again for their reason.
 HEADER_ROOM_BYTES = 64 * 1024
 
+#: Tiers beside those of the retries, for what must wait for its turn: a retry's first delay is too coarse for that.
+WAIT_DELAYS_S = (1, 4)
+
 _DELAY = re.compile(r"(\d{1,9})(s|m|h)?")
 _UNIT_S = {None: 1, "s": 1, "m": 60, "h": 3600}
 _LONGEST_DELAY_S = 7 * 24 * 3600
@@ -85,6 +88,16 @@ class RetrySchedule:
         """The smallest tier of at least ``wait_s`` seconds, else the longest; None when there are no tiers."""
         enough = [delay_s for delay_s in self.delays_s if delay_s >= wait_s]
         return min(enough) if enough else max(self.delays_s, default=None)
+
+    @property
+    def tiers_s(self) -> tuple[int, ...]:
+        """All tiers there are, the shortest first."""
+        return tuple(sorted({*self.delays_s, *WAIT_DELAYS_S}))
+
+    def wait_tier(self, wait_s: float) -> int:
+        """The longest tier within ``wait_s``, else the shortest: the rest is waited for in shorter and shorter ones."""
+        tiers_s = self.tiers_s
+        return max((delay_s for delay_s in tiers_s if delay_s <= wait_s), default=tiers_s[0])
 
 
 def parse_delay(text: str) -> int:

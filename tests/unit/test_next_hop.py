@@ -36,11 +36,13 @@ def test_a_due_record_goes_back_to_deliveries_as_it_was() -> None:
     assert as_delivery(record) == DELIVERY.again(due_ms=None)
 
 
-def test_a_not_before_still_ahead_takes_the_smallest_tier_that_covers_it() -> None:
+def test_a_not_before_still_ahead_takes_the_longest_tier_within_it_and_is_not_late_by_a_tier() -> None:
     later = DELIVERY.again(not_before_ms=NOW_MS + 39_000)
     record = hops().after(tiered(later), NOW_MS)
-    assert record.topic == "w.retry-40s"
-    assert as_delivery(record) == later.again(waits=2, due_ms=NOW_MS + 40_000)
+    assert record.topic == "w.retry-10s"
+    assert as_delivery(record) == later.again(waits=2, due_ms=NOW_MS + 10_000)
+    last = hops().after(tiered(later), NOW_MS + 38_500)
+    assert last.topic == "w.retry-1s"
 
 
 def test_a_not_before_that_has_passed_is_dropped() -> None:
@@ -54,9 +56,9 @@ def test_beyond_every_tier_the_longest_is_taken() -> None:
     assert record.topic == "w.retry-160s"
 
 
-def test_with_no_tiers_left_in_the_settings_its_own_goes_on() -> None:
+def test_with_no_retries_left_in_the_settings_there_are_still_tiers_to_wait_in() -> None:
     record = hops(delays_s=()).after(tiered(DELIVERY.again(not_before_ms=NOW_MS + 1)), NOW_MS)
-    assert record.topic == "w.retry-10s"
+    assert record.topic == "w.retry-1s"
 
 
 def test_a_not_before_that_nobody_of_us_wrote_keeps_no_record_circling() -> None:

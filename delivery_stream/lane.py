@@ -1,0 +1,227 @@
+"""Pure: one endpoint's lane: how many requests at once, how fast, and when what cannot go now shall come back.
+
+Times are seconds of a monotonic clock, passed in. Nothing here waits or sends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, Literal, Protocol, TypeVar
+
+from delivery_stream.breaker import Breaker, BreakerState
+from delivery_stream.token_bucket import TokenBucket
+
+#: What a request told of its endpoint: it works; it asks for less; it does not answer in time; it is broken; nothing.
+Health = Literal["works", "throttles", "times_out", "fails", "unknown"]
+#: Why a record may not go now.
+WaitReason = Literal["busy", "rate_limited", "throttled", "breaker_open"]
+
+#: A few at once until the endpoint has shown that it takes more.
+FIRST_WINDOW = 4
+#: An endpoint that takes longer than this is slow: it must not hold what the others need.
+SLOW_S = 1.0
+#: Of a fast lane: more are back-pressure. Slower lanes overflow before, by time.
+QUEUE_MAX = 512
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+#: A promise for later than this is not worth making to a lane whose speed may change; a rate limit will not.
+_LONGEST_WAIT_S = 600.0
+_LONGEST_LIMITED_WAIT_S = 24 * 3600.0
+_SMOOTHING = 0.2
+#: From here on the window grows by one a round trip.
+_DOUBLING_UP_TO = 32
+
+
+class Queued(Protocol):
+    """What a lane needs to know of what waits in it."""
+
+    queued_s: float
+
+
+_Q = TypeVar("_Q", bound=Queued)
+
+
+class Lane(Generic[_Q]):
+    """``may_start`` before a request, ``started`` with it, ``ended`` after it."""
+
+    __slots__ = (
+        "_bucket",
+        "_latency_s",
+        "_not_before_s",
+        "_pause_s",
+        "_since_s",
+        "_slot_s",
+        "_window",
+        "apart",
+        "breaker",
+        "failing",
+        "key",
+        "overdue",
+        "proven",
+        "queue",
+        "slow",
+        "window_max",
+    )
+
+    def __init__(self, key: str, window_max: int, now_s: float) -> None:
+        self.key = key
+        self.window_max = window_max
+        self.queue: deque[_Q] = deque()
+        self.breaker = Breaker(now_s)
+        #: It has answered since it is ours.
+        self.proven = False
+        #: It timed out, asked for less, or took longer than `SLOW_S`.
+        self.slow = False
+        #: The last request told that it fails.
+        self.failing = False
+        #: Of its requests, those that are older than `SLOW_S` (`Lanes` counts).
+        self.overdue = 0
+        #: Its requests are counted among those that hold at most half of all slots (`Lanes` counts).
+        self.apart = True
+        self._window = float(min(FIRST_WINDOW, window_max))
+        self._since_s: dict[Hashable, float] = {}
+        self._latency_s = 0.0
+        self._not_before_s = 0.0
+        self._pause_s = 0.0
+        self._bucket: TokenBucket | None = None
+        self._slot_s = 0.0
+
+    # ---- what is set from outside -----------------------------------------------------------------------------------
+
+    def limit(self, rate: float | None, window_max: int, now_s: float) -> None:
+        """The subscription's own limits, as they are now."""
+        if window_max != self.window_max:
+            self.window_max = window_max
+            self._window = min(self._window, float(window_max))
+        if (self._bucket.rate if self._bucket else None) != rate:
+            self._bucket = TokenBucket(rate, now_s) if rate else None
+            self._slot_s = 0.0
+
+    # ---- one request ------------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._since_s)
+
+    @property
+    def window(self) -> int:
+        """How many may be under way at once, at present."""
+        return max(int(self._window), 1)
+
+    @property
+    def trusted(self) -> bool:
+        """It answers, and quickly: its requests will not hold their slots for long."""
+        return self.proven and not self.slow and not self.overdue
+
+    def may_start(self, now_s: float) -> bool:
+        """Whether this endpoint takes one more."""
+        if len(self._since_s) >= self.window or now_s < self._not_before_s or not self.breaker.allows(now_s):
+            return False
+        return self._bucket is None or self._bucket.wait_s(now_s) <= 0
+
+    def started(self, request: Hashable, now_s: float) -> None:
+        """A request that was allowed is under way."""
+        self._since_s[request] = now_s
+        self.breaker.started()
+        if self._bucket is not None:
+            self._bucket.take(now_s)
+
+    def ended(self, request: Hashable, health: Health, now_s: float, *, asked_s: float = 0.0) -> None:
+        """It is over. ``asked_s``: how long the endpoint asked to be left alone."""
+        full = len(self._since_s) >= self.window
+        took_s = now_s - self._since_s.pop(request)
+        if health == "unknown":
+            self.breaker.told_nothing()
+            return
+        self._latency_s += _SMOOTHING * (took_s - self._latency_s)
+        if health == "works":
+            self._works(took_s, now_s, full=full)
+        else:
+            self._does_not(health, took_s, now_s, asked_s)
+        self.proven = True
+
+    def _works(self, took_s: float, now_s: float, *, full: bool) -> None:
+        self.failing, self._pause_s = False, 0.0
+        self.breaker.succeeded(now_s)
+        if took_s >= SLOW_S:
+            self._shrink()
+        else:
+            self.slow = False
+            if full or self.queue:
+                self._grow()
+
+    def _does_not(self, health: Health, took_s: float, now_s: float, asked_s: float) -> None:
+        self.failing = True
+        self.breaker.failed(now_s)
+        if health == "throttles":
+            self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            self._not_before_s = max(self._not_before_s, now_s + max(asked_s, self._pause_s))
+        if health != "fails" or took_s >= SLOW_S:
+            self._shrink()
+
+    def _grow(self) -> None:
+        """Only what is used grows: an endpoint that needs two at once and dies shall not hang with a hundred."""
+        step = 1.0 if self._window < _DOUBLING_UP_TO else 1.0 / self._window
+        self._window = min(self._window + step, float(self.window_max))
+
+    def _shrink(self) -> None:
+        self.slow = True
+        self._window = max(self._window / 2, 1.0)
+
+    # ---- what has to wait -------------------------------------------------------------------------------------------
+
+    def wait_s(self, now_s: float) -> float:
+        """How long one more would wait in the queue, as far as can be told."""
+        return self._closed_s(now_s) + (len(self.queue) + 1) * self._spacing_s(now_s)
+
+    def reason(self, now_s: float) -> WaitReason:
+        """What it is that one more waits for."""
+        if self.breaker.state != "closed":
+            return "breaker_open"
+        if now_s < self._not_before_s:
+            return "throttled"
+        return "rate_limited" if self._bucket is not None and self._bucket.wait_s(now_s) > 0 else "busy"
+
+    def has_backlog(self, now_s: float) -> bool:
+        """Of a rate: times that are promised to others. A newcomer comes after them."""
+        return self._bucket is not None and self._slot_s > now_s + self._bucket.interval_s
+
+    def book(self, now_s: float, *, again: bool) -> float:
+        """A time of its own for a record that must wait elsewhere, in seconds from now: N of them come back spread out.
+
+        ``again``: it had its time already and met a full lane; it waits for what is before it here, and no longer.
+        """
+        wait_s = self.wait_s(now_s)
+        if not again:
+            slot_s = max(self._slot_s, now_s + wait_s)
+            self._slot_s = slot_s + self._spacing_s(now_s)
+            wait_s = slot_s - now_s
+        longest_s = _LONGEST_WAIT_S if self._bucket is None else _LONGEST_LIMITED_WAIT_S
+        if wait_s >= longest_s:
+            self._slot_s = now_s + longest_s
+        return min(wait_s, longest_s)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way and nothing waits."""
+        return not self._since_s and not self.queue
+
+    def forgettable(self, now_s: float) -> bool:
+        """A new lane would do as well: nothing bad is known of this one, and nothing is promised."""
+        return self.idle and not self.slow and not self.failing and self._slot_s <= now_s and self._closed_s(now_s) <= 0
+
+    @property
+    def state(self) -> tuple[BreakerState, bool]:
+        """What people want to see of it: the breaker, and whether it is slow."""
+        return self.breaker.state, self.slow
+
+    def _closed_s(self, now_s: float) -> float:
+        bucket_s = self._bucket.wait_s(now_s) if self._bucket else 0.0
+        return max(self._not_before_s - now_s, self.breaker.wait_s(now_s), bucket_s, 0.0)
+
+    def _spacing_s(self, now_s: float) -> float:
+        """Between two departures. Who has not answered for a while is at least as slow as that."""
+        oldest_s = now_s - next(iter(self._since_s.values())) if self._since_s else 0.0
+        drain_s = max(self._latency_s, oldest_s) / self.window
+        return max(drain_s, self._bucket.interval_s) if self._bucket else drain_s

@@ -1,0 +1,276 @@
+"""Pure: all lanes of one worker, and the slots they share.
+
+Slots are given in turn, one request to each lane that can use it. Requests that may take long, because their endpoint is
+slow, broken, or not known yet, hold at most half of them, so that any number of dead endpoints leaves room. Times are
+seconds of a monotonic clock, passed in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from delivery_stream.lane import QUEUE_MAX, SLOW_S, Health, Lane, WaitReason
+
+#: Of all lanes together, what waits for its turn.
+WAITING_MAX = 8192
+WAITING_MAX_BYTES = 64 * 1024 * 1024
+#: Of one lane, while those that may take long have no slot left.
+_CROWDED_QUEUE_MAX = 32
+#: Lanes that are remembered; a forgotten one begins anew.
+LANES_MAX = 50_000
+
+
+class Entry(Protocol):
+    """One record on its way through a lane."""
+
+    queued_s: float
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+_E = TypeVar("_E", bound=Entry)
+
+
+class Verdict(Enum):
+    """What is to be done with a record now."""
+
+    START = "start"
+    QUEUED = "queued"
+    #: See `Wait`.
+    WAIT = "wait"
+    #: No room: ask again when something has ended.
+    FULL = "full"
+
+
+class Wait(NamedTuple, Generic[_E]):
+    """This record shall come back in so many seconds."""
+
+    entry: _E
+    lane: Lane[_E]
+    wait_s: float
+    reason: WaitReason
+
+
+@dataclass(slots=True)
+class _Flight(Generic[_E]):
+    """A request: under way or over, counted as old or not."""
+
+    lane: Lane[_E]
+    started_s: float
+    old: bool = False
+    over: bool = False
+
+
+class Lanes(Generic[_E]):
+    """``admit`` each record; ``ended`` after each request; ``startable`` whenever something has changed."""
+
+    def __init__(self, *, max_in_flight: int, max_per_endpoint: int, patience_s: float, lanes_max: int = LANES_MAX):
+        """``patience_s``: what would wait longer for its turn waits elsewhere."""
+        self._max_in_flight = max_in_flight
+        self._max_apart = max(max_in_flight // 2, 1)
+        self._max_per_endpoint = max_per_endpoint
+        self._patience_s = patience_s
+        self._lanes_max = lanes_max
+        self._lanes: OrderedDict[str, Lane[_E]] = OrderedDict()
+        #: Those with something to start, as far as is known, in the order of their turns.
+        self._ready: OrderedDict[Lane[_E], None] = OrderedDict()
+        self._queued: OrderedDict[Lane[_E], None] = OrderedDict()
+        self._flights: dict[_E, _Flight[_E]] = {}
+        self._young: deque[_Flight[_E]] = deque()
+        self._apart = 0
+        self._busy_lanes = 0
+        self.waiting = 0
+        self.waiting_bytes = 0
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._flights)
+
+    @property
+    def apart(self) -> int:
+        """Requests under way that may take long."""
+        return self._apart
+
+    def oldest_s(self, now_s: float) -> float:
+        """The age of the request that is under way for longest."""
+        return max((now_s - one.started_s for one in self._flights.values()), default=0.0) if self._flights else 0.0
+
+    def __iter__(self) -> Iterator[Lane[_E]]:
+        return iter(self._lanes.values())
+
+    def lane(self, key: str, now_s: float) -> Lane[_E]:
+        """The lane of an endpoint; a new one begins with few at once."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key, self._max_per_endpoint, now_s)
+            if len(self._lanes) > self._lanes_max:
+                self._forget_one(now_s)
+        else:
+            self._lanes.move_to_end(key)
+        return lane
+
+    def keep(self, is_ours: Iterable[str]) -> None:
+        """After a hand-over: only these lanes go on; what the others had under way ends unseen."""
+        ours = set(is_ours)
+        for key in [key for key in self._lanes if key not in ours]:
+            del self._lanes[key]
+
+    # ---- one record -------------------------------------------------------------------------------------------------
+
+    def limit(self, lane: Lane[_E], rate: float | None, max_in_flight: int | None, now_s: float) -> None:
+        """The subscription's own limits, within everybody's."""
+        most = self._max_per_endpoint if max_in_flight is None else min(max_in_flight, self._max_in_flight)
+        lane.limit(rate, most, now_s)
+
+    def admit(self, entry: _E, lane: Lane[_E], now_s: float, *, again: bool) -> Verdict:
+        """Whether it starts, waits for its turn, or must wait elsewhere (`put_off`). ``again``: it did that already."""
+        if not again and lane.has_backlog(now_s):
+            return Verdict.WAIT
+        if not lane.queue and self._may_start(lane, now_s):
+            return Verdict.START
+        crowded = self._crowded(lane)
+        if (lane.queue or crowded or not lane.may_start(now_s)) and lane.wait_s(now_s) > self._patience_s:
+            return Verdict.WAIT
+        if crowded and len(lane.queue) >= _CROWDED_QUEUE_MAX:
+            return Verdict.WAIT
+        if (
+            len(lane.queue) >= QUEUE_MAX
+            or self.waiting >= WAITING_MAX
+            or (self.waiting_bytes + entry.size_bytes > WAITING_MAX_BYTES and self.waiting)
+            or (self.in_flight >= self._max_in_flight and self.waiting >= QUEUE_MAX)
+        ):
+            return Verdict.FULL
+        self._queue(entry, lane, now_s)
+        return Verdict.QUEUED
+
+    def put_off(self, entry: _E, lane: Lane[_E], now_s: float, *, again: bool) -> Wait[_E]:
+        """When a record that may not go now shall come back."""
+        reason = lane.reason(now_s)
+        return Wait(entry, lane, lane.book(now_s, again=again), reason)
+
+    def start(self, entry: _E, lane: Lane[_E], now_s: float) -> None:
+        """Its request is under way from now on."""
+        if not lane.in_flight:
+            self._busy_lanes += 1
+        lane.started(entry, now_s)
+        self._apart += lane.apart
+        flight = self._flights[entry] = _Flight(lane, now_s)
+        self._young.append(flight)
+
+    def ended(self, entry: _E, health: Health, now_s: float, *, asked_s: float = 0.0) -> None:
+        """Its request is over."""
+        flight = self._flights.pop(entry)
+        flight.over, lane = True, flight.lane
+        self._apart -= lane.apart
+        lane.overdue -= flight.old
+        lane.ended(entry, health, now_s, asked_s=asked_s)
+        if not lane.in_flight:
+            self._busy_lanes -= 1
+        self._look_again(lane)
+        if lane.queue:
+            self._ready[lane] = None
+
+    def startable(self, now_s: float) -> Iterator[_E]:
+        """What waited and starts now, each already counted as under way: in turn, one request of each lane."""
+        short_of_slots: list[Lane[_E]] = []
+        while self._ready and self.in_flight < self._max_in_flight:
+            lane, _none = self._ready.popitem(last=False)
+            if lane.queue and self._may_start(lane, now_s):
+                entry = self._unqueue(lane)
+                self.start(entry, lane, now_s)
+                if lane.queue:
+                    self._ready[lane] = None
+                yield entry
+            elif lane.queue and lane.may_start(now_s):
+                short_of_slots.append(lane)
+        for lane in short_of_slots:
+            if lane.queue:
+                self._ready[lane] = None
+
+    def tick(self, now_s: float) -> Iterator[Wait[_E]]:
+        """A few times a second: what grew old, whose time has come; gives what has waited long enough here."""
+        self._grow_old(now_s)
+        for lane in list(self._queued):
+            yield from self._overflow(lane, now_s)
+            if lane.queue:
+                self._ready.setdefault(lane)
+
+    def drop(self, is_gone: Callable[[_E], bool]) -> None:
+        """These wait no longer: another worker will have them."""
+        for lane in list(self._queued):
+            for _ in range(len(lane.queue)):
+                entry = self._unqueue(lane)
+                if not is_gone(entry):
+                    self._queue(entry, lane, entry.queued_s)
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _may_start(self, lane: Lane[_E], now_s: float) -> bool:
+        if self.in_flight >= self._max_in_flight or not lane.may_start(now_s):
+            return False
+        if self._crowded(lane):
+            return False
+        # Once half is taken, nobody takes more than a fair part of the rest: those who hang have theirs already.
+        if self.in_flight < self._max_in_flight - self._max_apart:
+            return True
+        return lane.in_flight < max(self._max_apart // max(self._busy_lanes, 1), 1)
+
+    def _crowded(self, lane: Lane[_E]) -> bool:
+        """Too many that may take long are under way; those who fail leave room for those who are only unknown."""
+        return lane.apart and self._apart >= (max(self._max_apart // 2, 1) if lane.failing else self._max_apart)
+
+    def _queue(self, entry: _E, lane: Lane[_E], now_s: float) -> None:
+        entry.queued_s = now_s
+        lane.queue.append(entry)
+        self._queued.setdefault(lane)
+        self._ready.setdefault(lane)
+        self.waiting += 1
+        self.waiting_bytes += entry.size_bytes
+
+    def _unqueue(self, lane: Lane[_E], *, last: bool = False) -> _E:
+        entry = lane.queue.pop() if last else lane.queue.popleft()
+        self.waiting -= 1
+        self.waiting_bytes -= entry.size_bytes
+        if not lane.queue:
+            del self._queued[lane]
+            self._ready.pop(lane, None)
+        return entry
+
+    def _overflow(self, lane: Lane[_E], now_s: float) -> Iterator[Wait[_E]]:
+        """From the end of its queue, until what is left fits the lane's pace; all of it when nothing moves at all."""
+        while lane.queue and (self._crowded(lane) or not lane.may_start(now_s)):
+            stuck = not lane.trusted and now_s - lane.queue[0].queued_s > self._patience_s
+            last_s = lane.wait_s(now_s)
+            if not stuck and last_s <= 2 * self._patience_s:
+                return
+            entry = self._unqueue(lane, last=True)
+            yield self.put_off(entry, lane, now_s, again=False)
+
+    def _grow_old(self, now_s: float) -> None:
+        while self._young and now_s - self._young[0].started_s >= SLOW_S:
+            flight = self._young.popleft()
+            if not flight.over:
+                flight.old = True
+                flight.lane.overdue += 1
+                self._look_again(flight.lane)
+
+    def _look_again(self, lane: Lane[_E]) -> None:
+        """Count its requests on the side where they belong now."""
+        apart = not lane.trusted
+        if apart != lane.apart:
+            lane.apart = apart
+            self._apart += lane.in_flight if apart else -lane.in_flight
+
+    def _forget_one(self, now_s: float) -> None:
+        """The one not used for longest that has nothing worth keeping, among the first few."""
+        for number, (key, lane) in enumerate(self._lanes.items()):
+            if lane.forgettable(now_s) or (number >= 64 and lane.idle):
+                del self._lanes[key]
+                return
