@@ -13,6 +13,7 @@ from shared.errors import UnreadableRecord
 from shared.records import (
     Alarm,
     FannedOut,
+    LaneState,
     Record,
     Source,
     attempt_from_json,
@@ -89,7 +90,7 @@ class Batch:
         if record.topic == self.topics.events:
             return row_of_event(event_from_record(source, record.value, record.headers, record.timestamp), source)
         match attempt_from_json(record.value):
-            case None:
+            case None | LaneState():
                 return None
             case Alarm() as alarm:
                 return row_of_alarm(alarm)

@@ -351,7 +351,31 @@ class FannedOut:
         return Record(topic, self.webhook_id.encode(), orjson.dumps(_body(self)))
 
 
-def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | None:
+BreakerState = Literal["closed", "open", "half_open"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """A record of `attempts` that is about an endpoint and no delivery: its lane's breaker or pace changed.
+
+    ``slow``: it gets less at once, after timeouts, 429 or 503. ``until_ms``: an open breaker is tried again then.
+    """
+
+    kind: Literal["breaker"]
+    subscription_id: str
+    tenant: str
+    breaker: BreakerState
+    slow: bool
+    changed_ms: int
+    reason: str | None = None
+    until_ms: int | None = None
+    consecutive_failures: int = 0
+
+    def to_record(self, topic: str) -> Record:
+        return Record(topic, self.subscription_id.encode(), orjson.dumps(_body(self)))
+
+
+def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | LaneState | None:
     """Read a record of `attempts`; None for a kind this version does not know. Raises UnreadableRecord."""
     try:
         body = orjson.loads(value or b"")
@@ -360,6 +384,8 @@ def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | None
             return _from_body(Alarm, body)
         if kind in ("fanned_out", "unmatched"):
             return _from_body(FannedOut, {"event_type": None, **body})
+        if kind == "breaker":
+            return _from_body(LaneState, body)
         if kind in ("attempt", "waiting", "parked", "cancelled"):
             return _from_body(Attempt, body)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -367,7 +393,7 @@ def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | None
     return None
 
 
-_TIMES = ("accepted_ms", "attempted_ms", "next_attempt_ms", "raised_ms", "fanned_out_ms")
+_TIMES = ("accepted_ms", "attempted_ms", "next_attempt_ms", "raised_ms", "fanned_out_ms", "changed_ms", "until_ms")
 
 
 def _at(name: str) -> str:
@@ -378,11 +404,11 @@ _T = TypeVar("_T")
 
 
 _FIELDS: dict[type, tuple[str, ...]] = {
-    shape: tuple(f.name for f in fields(shape)) for shape in (Attempt, Alarm, FannedOut)
+    shape: tuple(f.name for f in fields(shape)) for shape in (Attempt, Alarm, FannedOut, LaneState)
 }
 
 
-def _body(what: Attempt | Alarm | FannedOut) -> dict[str, Any]:
+def _body(what: Attempt | Alarm | FannedOut | LaneState) -> dict[str, Any]:
     """Its fields without the absent ones; `dataclasses.asdict` costs 70 us here."""
     body: dict[str, Any] = {}
     for name in _FIELDS[type(what)]:

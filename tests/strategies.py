@@ -14,7 +14,7 @@ from delivery_stream.decision import (
     Refused,
     TooOld,
 )
-from shared.records import Attempt, Delivery, Event, FannedOut
+from shared.records import Attempt, Delivery, Event, FannedOut, LaneState
 from shared.topics import RetrySchedule
 
 #: What fits a header: any text without surrogates, short enough to be ours.
@@ -69,6 +69,21 @@ def fan_outs() -> st.SearchStrategy[FannedOut]:
         fanned_out_ms=times_ms,
         matched=st.integers(0, 100_000),
         source=st.none() | texts,
+    )
+
+
+def lane_states() -> st.SearchStrategy[LaneState]:
+    return st.builds(
+        LaneState,
+        kind=st.just("breaker"),
+        subscription_id=texts,
+        tenant=texts,
+        breaker=st.sampled_from(["closed", "open", "half_open"]),
+        slow=st.booleans(),
+        changed_ms=times_ms,
+        reason=st.none() | texts,
+        until_ms=st.none() | times_ms,
+        consecutive_failures=st.integers(0, 100_000),
     )
 
 

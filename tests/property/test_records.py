@@ -12,13 +12,14 @@ from shared.records import (
     Delivery,
     Event,
     FannedOut,
+    LaneState,
     Source,
     attempt_from_json,
     delivery_from_record,
     event_from_record,
     raw_dead_letter,
 )
-from tests.strategies import attempts, deliveries, events, fan_outs
+from tests.strategies import attempts, deliveries, events, fan_outs, lane_states
 
 HERE = Source("webhooks.deliveries", 3, 77)
 OUR_NAMES = ["webhook-id", "subscription-id", "attempt", "run", "waits", "hops", "accepted-at", "due-at", "not-before"]
@@ -50,6 +51,13 @@ def test_an_event_round_trips(event: Event) -> None:
 @given(fan_outs())
 def test_what_became_of_an_event_round_trips(fanned_out: FannedOut) -> None:
     assert attempt_from_json(fanned_out.to_record("webhooks.attempts").value) == fanned_out
+
+
+@given(lane_states())
+def test_a_lanes_change_round_trips_under_its_subscription(state: LaneState) -> None:
+    record = state.to_record("webhooks.attempts")
+    assert record.key == state.subscription_id.encode()
+    assert attempt_from_json(record.value) == state
 
 
 @given(st.binary(max_size=50), foreign_headers, st.integers(-1, 2**41))
