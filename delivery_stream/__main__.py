@@ -54,7 +54,9 @@ async def run(settings: Settings) -> int:
     sender = Sender(settings.allowed_target_networks, own, receiver_urls(settings), clock=clock)
     stream = Stream(settings, producer=producer, subscriptions=subscriptions, sender=sender, clock=clock)
     health = (
-        await serve_health(settings.health_port, live=dict, ready=stream.troubles) if settings.health_port else None
+        await serve_health(settings.health_port, live=stream.stuck, ready=stream.troubles)
+        if settings.health_port
+        else None
     )
     await subscriptions.start()
     if await _kafka_is_there(producer, settings, stop):

@@ -6,21 +6,24 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiokafka import TopicPartition
 
-from delivery_stream.deliver import DeliverIO, Knows, Sends, deliver
+from delivery_stream.deliver import DeliverIO, Knows, Sends
+from delivery_stream.deliveries import Deliveries
 from delivery_stream.dispatcher import Dispatcher
 from delivery_stream.fan_out import FanOutIO, KnowsTenants, fan_out
-from delivery_stream.intake import IntakeIO, take_in
+from delivery_stream.lane import Lane
+from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit
 from delivery_stream.partition_batches import BatchApp, nothing_comes_here
-from delivery_stream.repeats import Repeats
 from shared.clock import Clock
 from shared.errors import NotConfirmed
 from shared.kafka import Producer, SkipWatch, new_consumer
+from shared.records import LaneState
 from shared.settings import Settings
+from shared.subscriptions import Found
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,11 @@ COMMIT_EVERY_S = 0.25
 #: Added partitions are noticed this late; until then their records are delivered where they are, or moved once more.
 PARTITIONS_EVERY_S = 30.0
 SKIPS_EVERY_S = 1.0
+SHOW_EVERY_S = 0.5
+#: Of the group: who is not heard of for so long loses its partitions.
+SESSION_S = 10.0
+#: Longer than any attempt may take: with work at hand and nothing finished, something is stuck.
+NO_PROGRESS_S = 120.0
 #: Of the 20 s a stop may take: what is under way after that is repeated by the next owner.
 DRAIN_S = 12.0
 
@@ -46,38 +54,39 @@ class Stream:
     ) -> None:
         self._settings = settings
         self._producer = producer
+        self._subscriptions = subscriptions
         self._clock = clock
         self._partitions = settings.partitions
         self._tasks: list[asyncio.Task[None]] = []
         self._watch = SkipWatch(self, settings.topics.group(ROLE), clock=clock)
-        deliver_io = DeliverIO(
-            subscriptions=subscriptions,
-            sender=sender,
-            publish=producer.send_all,
-            clock=clock,
-            topics=settings.topics,
-            schedule=settings.schedule,
-            timeout_s=settings.webhook_delivery_timeout_seconds,
-            max_event_age_s=settings.max_event_age_hours * 3600,
-        )
-        intake_io = IntakeIO(
-            deliver=lambda delivery: deliver(delivery, deliver_io),
-            publish=producer.send_all,
-            partitions=lambda: self._partitions,
-            repeats=Repeats(),
-            clock=clock,
-            topics=settings.topics,
+        self._lanes: Lanes[Any] = Lanes(
+            max_in_flight=settings.max_in_flight,
+            max_per_endpoint=settings.max_in_flight_per_endpoint,
+            patience_s=settings.lane_patience_seconds,
         )
         fan_out_io = FanOutIO(
             subscriptions=subscriptions, publish=producer.send_all, clock=clock, topics=settings.topics
         )
         self.dispatcher = Dispatcher(
-            lambda record: take_in(record, intake_io),
-            max_in_flight=settings.max_in_flight,
+            Deliveries(
+                DeliverIO(
+                    subscriptions=subscriptions,
+                    sender=sender,
+                    publish=producer.send_all,
+                    clock=clock,
+                    topics=settings.topics,
+                    schedule=settings.schedule,
+                    timeout_s=settings.webhook_delivery_timeout_seconds,
+                    max_event_age_s=settings.max_event_age_hours * 3600,
+                ),
+                partitions=lambda: self._partitions,
+            ),
+            lanes=self._lanes,
             commit=self._commit,
             clock=clock,
             watch=self._watch,
             crash=self._crash,
+            may_start=self._is_member,
             beside={settings.topics.events: lambda record: fan_out(record, fan_out_io)},
         )
         self.app = create_app(settings, self.dispatcher)
@@ -87,6 +96,8 @@ class Stream:
         self._partitions = await self._producer.partitions(self._settings.topics.deliveries)
         self._tasks = [
             asyncio.create_task(self.dispatcher.commit_regularly(COMMIT_EVERY_S), name="committer"),
+            asyncio.create_task(self.dispatcher.tick_regularly(), name="lanes"),
+            asyncio.create_task(self._show_lanes(), name="lane states"),
             asyncio.create_task(self._watch_partitions(), name="partitions"),
             asyncio.create_task(self._watch_skips(), name="skips"),
         ]
@@ -109,6 +120,22 @@ class Stream:
             found["group"] = "not in the group yet"
         return found
 
+    def stuck(self) -> Mapping[str, str]:
+        """Why this worker should be started again; empty while it works, or waits for something outside."""
+        now_s = self._clock.monotonic_s()
+        found: dict[str, str] = {}
+        if (over_s := self._lanes.overdue_s(now_s)) > 0:
+            found["request"] = f"a request is {over_s:.0f} s beyond twice its deadline"
+        idle_s = now_s - self.dispatcher.progress_s
+        work = self.app.lag + self.dispatcher.unfinished if self.dispatcher.joined else 0
+        if work and idle_s > NO_PROGRESS_S and not self._producer.trouble and self._is_member():
+            found["progress"] = f"nothing was finished for {idle_s:.0f} s, and {work} records wait"
+        return found
+
+    def _is_member(self) -> bool:
+        """No request starts while our partitions may be another's: the group has not heard from us for too long."""
+        return self._clock.monotonic_s() - self.app.heartbeat_s < SESSION_S
+
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where each log starts, for the watch over skipped records."""
         return await self.app.beginning_offsets(partitions)
@@ -121,6 +148,33 @@ class Stream:
             await self._clock.sleep(PARTITIONS_EVERY_S)
             with contextlib.suppress(NotConfirmed):
                 self._partitions = await self._producer.partitions(self._settings.topics.deliveries)
+
+    async def _show_lanes(self) -> None:
+        """Breakers and slow mode, for the attempt log."""
+        while True:
+            await self._clock.sleep(SHOW_EVERY_S)
+            for lane in self._lanes.changes(self._clock.monotonic_s()):
+                await self._producer.send(self._state_of(lane).to_record(self._settings.topics.attempts))
+
+    def _state_of(self, lane: Lane[Any]) -> LaneState:
+        breaker, slow = lane.state
+        now_ms, wait_s = self._clock.now_ms(), lane.closed_s(self._clock.monotonic_s())
+        match self._subscriptions.peek(lane.key):
+            case Found(subscription):
+                tenant = subscription.tenant
+            case _:
+                tenant = "default"
+        return LaneState(
+            kind="breaker",
+            subscription_id=lane.key,
+            tenant=tenant,
+            breaker=breaker,
+            slow=slow,
+            changed_ms=now_ms,
+            reason=lane.last_trouble if breaker != "closed" or slow else None,
+            until_ms=now_ms + int(wait_s * 1000) if wait_s else None,
+            consecutive_failures=lane.breaker.in_a_row,
+        )
 
     async def _watch_skips(self) -> None:
         while True:
@@ -147,7 +201,7 @@ def create_app(settings: Settings, owner: Dispatcher) -> BatchApp:
         topic_allow_declare=False,
         topic_disable_leader=True,
         stream_wait_empty=False,
-        broker_session_timeout=10.0,
+        broker_session_timeout=SESSION_S,
         broker_request_timeout=20.0,
     )
     for topic in (settings.topics.deliveries, settings.topics.events):

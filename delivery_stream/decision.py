@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
+from delivery_stream.lane import Health
 from shared.topics import RetrySchedule
 
 #: A receiver may ask us to wait this long and no longer.
 RETRY_AFTER_MAX_S = 24 * 3600.0
+#: How soon a subscription that nobody could tell about is asked for again.
+STORES_WAIT_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,18 @@ class TooOld:
 
 
 @dataclass(frozen=True, slots=True)
+class StoresUnreachable:
+    """Nobody can tell now whether there is a subscription; nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class InternalError:
     """Our own fault while handling this record."""
 
     details: str
 
 
-Outcome = Answered | NoAnswer | Refused | NoSubscription | NotActive | TooOld | InternalError
+Outcome = Answered | NoAnswer | Refused | NoSubscription | NotActive | TooOld | StoresUnreachable | InternalError
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,15 @@ class Park:
     """Kept until its subscription is resumed."""
 
 
-Decision = Delivered | RetryIn | DeadLetter | Cancelled | Park
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """It comes back in ``wait_s`` seconds or a little later; no attempt is counted."""
+
+    wait_s: float
+    reason: str
+
+
+Decision = Delivered | RetryIn | DeadLetter | Cancelled | Park | Wait
 
 
 def decide(outcome: Outcome, attempt: int, schedule: RetrySchedule) -> Decision:
@@ -133,10 +149,27 @@ def decide(outcome: Outcome, attempt: int, schedule: RetrySchedule) -> Decision:
             return Cancelled("subscription deleted")
         case NotActive():
             return Park()
+        case StoresUnreachable():
+            return Wait(STORES_WAIT_S, "stores_unreachable")
         case Answered(retry_after_s=at_least_s):
             return _retry(attempt, schedule, at_least_s)
         case NoAnswer() | InternalError():
             return _retry(attempt, schedule, 0.0)
+
+
+def health_of(outcome: Outcome) -> Health:
+    """What an outcome tells of its endpoint. One that refuses what it is sent (4xx) or sends us on (3xx) is there."""
+    match outcome:
+        case Answered(status=429 | 503):
+            return "throttles"
+        case Answered(status=status):
+            return "fails" if status >= 500 else "works"
+        case NoAnswer(error_class="timeout" | "connect_timeout"):
+            return "times_out"
+        case NoAnswer():
+            return "fails"
+        case _:
+            return "unknown"
 
 
 def retry_after_s(text: str | None, now_ms: int) -> float:

@@ -21,8 +21,10 @@ from delivery_stream.decision import (
     Park,
     Refused,
     RetryIn,
+    StoresUnreachable,
     Timings,
     TooOld,
+    Wait,
     decide,
 )
 from delivery_stream.request import build_request
@@ -35,8 +37,8 @@ from shared.topics import RetrySchedule, Topics
 log = logging.getLogger(__name__)
 
 _DETAILS_MAX_CHARS = 500
-#: How soon a subscription that nobody could tell about is asked for again.
-_UNREACHABLE_RETRY_S = 0.5
+#: Waits that were not counted as attempts. A week of the shortest that repeat is about as many.
+WAITS_MAX = 100_000
 
 
 class Sends(Protocol):
@@ -51,6 +53,7 @@ class Knows(Protocol):
     """The subscriptions."""
 
     async def get(self, subscription_id: str) -> Found | Absent | Unreachable: ...
+    def peek(self, subscription_id: str) -> Found | Absent | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,39 +70,83 @@ class DeliverIO:
     max_event_age_s: float
 
 
-async def deliver(delivery: Delivery, io: DeliverIO) -> None:
+async def deliver(delivery: Delivery, io: DeliverIO, ended: Callable[[Outcome], None]) -> bool:
     """One delivery, from its topic to its next hop; returns once Kafka has confirmed every record.
 
     The caller marks the offset done after that, so a crash on any line repeats the attempt and never loses it.
+    ``ended`` hears the outcome as soon as the endpoint is free again. False: it was put off, and the same attempt will
+    be asked for by another record.
     """
     subscription = await subscription_of(delivery, io)
     started_ms = io.clock.now_ms()
     outcome = await attempt(delivery, subscription, io)
-    schedule = schedule_for(subscription, io.schedule)
-    decision = decide(outcome, delivery.attempt, schedule)
-    what_happened = attempt_record(delivery, subscription, outcome, decision, started_ms, io.clock.now_ms())
+    ended(outcome)
+    return await conclude(delivery, subscription, outcome, started_ms, io)
+
+
+async def conclude(
+    delivery: Delivery,
+    subscription: Subscription | Unreachable | None,
+    outcome: Outcome,
+    started_ms: int,
+    io: DeliverIO,
+) -> bool:
+    """What follows from the outcome, confirmed by Kafka; as `deliver`."""
+    known = subscription if isinstance(subscription, Subscription) else None
+    decision = decide(outcome, delivery.attempt, schedule_for(known, io.schedule))
+    if isinstance(decision, Wait):
+        return await put_off(delivery, known, decision, io)
+    what_happened = attempt_record(delivery, known, outcome, decision, started_ms, io.clock.now_ms())
     hop = next_hop(delivery, outcome, decision, io.clock.now_ms(), io.topics)
     log.info("attempted", extra=_facts(what_happened, decision))
-    await _publish(delivery, what_happened, hop, io)
+    await _publish(delivery, what_happened.to_record(io.topics.attempts), hop, io)
+    return not isinstance(decision, Park)
 
 
-async def subscription_of(delivery: Delivery, io: DeliverIO) -> Subscription | None:
-    """The delivery's subscription, None when it was deleted; waits while neither memory nor a store can tell."""
-    while True:
-        match await io.subscriptions.get(delivery.subscription_id):
-            case Found(subscription):
-                return subscription
-            case Absent():
-                return None
-            case Unreachable():
-                await io.clock.sleep(_UNREACHABLE_RETRY_S)
+async def put_off(delivery: Delivery, subscription: Subscription | None, wait: Wait, io: DeliverIO) -> bool:
+    """Its turn has not come: into a tier, no attempt counted; returns once Kafka has confirmed. True: it ends instead.
+
+    A delivery that waits for ever ends by its age, or by the number of its waits.
+    """
+    now_ms = io.clock.now_ms()
+    if expired(delivery, now_ms, io) or delivery.waits >= WAITS_MAX:
+        return await conclude(delivery, subscription, TooOld(), now_ms, io)
+    delay_s, wait_ms = io.schedule.wait_tier(wait.wait_s), int(wait.wait_s * 1000)
+    later = delivery.again(
+        waits=delivery.waits + 1,
+        due_ms=now_ms + delay_s * 1000,
+        not_before_ms=now_ms + wait_ms if wait_ms > delay_s * 1000 else None,
+    )
+    # The first, the second, the fourth, the eighth wait and so on: a log that a long outage does not fill.
+    shown = not later.waits & later.waits - 1
+    what_happened = waiting_record(later, subscription, wait, now_ms).to_record(io.topics.attempts) if shown else None
+    await _publish(delivery, what_happened, later.to_record(io.topics.tier(delay_s)), io)
+    return False
 
 
-async def attempt(delivery: Delivery, subscription: Subscription | None, io: DeliverIO) -> Outcome:
+async def subscription_of(delivery: Delivery, io: DeliverIO) -> Subscription | Unreachable | None:
+    """The delivery's subscription, None when it was deleted."""
+    match await io.subscriptions.get(delivery.subscription_id):
+        case Found(subscription):
+            return subscription
+        case Absent():
+            return None
+        case Unreachable() as unreachable:
+            return unreachable
+
+
+def expired(delivery: Delivery, now_ms: int, io: DeliverIO) -> bool:
+    """Older than a delivery may become."""
+    return now_ms - delivery.accepted_ms > io.max_event_age_s * 1000
+
+
+async def attempt(delivery: Delivery, subscription: Subscription | Unreachable | None, io: DeliverIO) -> Outcome:
     """POST it, unless there is a reason not to. Raises nothing but cancellation."""
     if subscription is None:
         return NoSubscription()
-    if io.clock.now_ms() - delivery.accepted_ms > io.max_event_age_s * 1000:
+    if isinstance(subscription, Unreachable):
+        return StoresUnreachable()
+    if expired(delivery, io.clock.now_ms(), io):
         return TooOld()
     if subscription.status != "active":
         return NotActive(subscription.status)
@@ -157,6 +204,27 @@ def attempt_record(
     )
 
 
+def waiting_record(delivery: Delivery, subscription: Subscription | None, wait: Wait, now_ms: int) -> Attempt:
+    """What the attempt log shall say of a delivery whose turn has not come."""
+    return Attempt(
+        kind="waiting",
+        webhook_id=delivery.webhook_id,
+        subscription_id=delivery.subscription_id,
+        tenant=subscription.tenant if subscription else delivery.tenant,
+        event_type=delivery.event_type,
+        target_url=subscription.target_url if subscription else None,
+        run=delivery.run,
+        attempt=delivery.attempt,
+        waits=delivery.waits,
+        accepted_ms=delivery.accepted_ms,
+        attempted_ms=now_ms,
+        reason=wait.reason,
+        next_attempt_ms=now_ms + int(wait.wait_s * 1000),
+        source=str(delivery.source) if delivery.source else None,
+        event_id=delivery.event_id,
+    )
+
+
 def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: int, topics: Topics) -> Record | None:
     """The record that carries the delivery on; None when it has arrived or is not wanted any more."""
     match decision:
@@ -171,22 +239,19 @@ def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: i
             return delivery.again(due_ms=None, not_before_ms=None).to_record(topics.parked)
         case DeadLetter(reason):
             return _dead(delivery, outcome, reason, now_ms, topics)
-        case Delivered() | Cancelled():
+        case Delivered() | Cancelled() | Wait():
             return None
 
 
-async def _publish(delivery: Delivery, what_happened: Attempt, hop: Record | None, io: DeliverIO) -> None:
-    records = [what_happened.to_record(io.topics.attempts)]
-    if hop is not None:
-        records.append(hop)
+async def _publish(delivery: Delivery, what_happened: Record | None, hop: Record | None, io: DeliverIO) -> None:
+    records = [record for record in (what_happened, hop) if record is not None]
     try:
         await io.publish(records)
     except RecordTooLarge:
         # Only a foreign record can come so close to the limit that our headers push it over.
         too_large = InternalError("too large for its next hop")
-        await io.publish(
-            [records[0], _dead(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)]
-        )
+        records[-1] = _dead(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)
+        await io.publish(records)
 
 
 def _dead(delivery: Delivery, outcome: Outcome, reason: str, now_ms: int, topics: Topics) -> Record:
@@ -213,6 +278,8 @@ def _verdict(decision: Decision) -> tuple[AttemptKind, AttemptOutcome | None, st
             return "cancelled", None, reason
         case Park():
             return "parked", None, "subscription not active"
+        case Wait(reason=reason):
+            return "waiting", None, reason
 
 
 def _error(outcome: Outcome) -> tuple[str | None, str | None]:
@@ -230,7 +297,7 @@ def _error(outcome: Outcome) -> tuple[str | None, str | None]:
             return "internal_error", details
         case TooOld():
             return "expired", "older than MAX_EVENT_AGE_HOURS"
-        case NoSubscription() | NotActive():
+        case NoSubscription() | NotActive() | StoresUnreachable():
             return None, None
 
 

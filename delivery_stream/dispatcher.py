@@ -1,7 +1,8 @@
-"""Which delivery may go now: a bound on all that is under way, repeats held back, offsets marked when all is acked.
+"""The shell around the lanes: partitions in, one task for each delivery under way, offsets marked when all is acked.
 
-Lanes per endpoint will stand between `take` and `_handle`. Topics *beside* it (events to be fanned out) have a bound of
-their own, and nobody waits for them: while their stores are out of reach, deliveries go on.
+Nothing here waits for one endpoint: what may not go now waits in its lane for a moment, or goes to a tier. Topics
+*beside* it (events to be fanned out) have a bound of their own, and nobody waits for them: while their stores are out
+of reach, deliveries go on.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ from typing import Protocol
 
 from aiokafka import ConsumerRecord, TopicPartition
 
+from delivery_stream.decision import Answered, Outcome, Wait, health_of
+from delivery_stream.intake import Astray, Unreadable, read
+from delivery_stream.lane import Health
+from delivery_stream.lanes import Lanes, PutOff, Verdict
 from delivery_stream.offsets import Commit, Tracker
+from delivery_stream.repeats import Repeats
 from shared.clock import Clock
 from shared.errors import InvariantBroken
+from shared.records import Delivery
+from shared.subscriptions import Absent, Found
+from shared.topics import home_partition
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +34,27 @@ log = logging.getLogger(__name__)
 REVOKE_DRAIN_S = 2.5
 #: Of topics beside the main one: records under way at once, and of one partition in memory before more is read.
 BESIDE_AT_ONCE = 16
+#: As long as any request may take (`Subscription.timeout_seconds` goes so far), where nobody knows better.
+TIMEOUT_MAX_S = 300.0
+#: How often the lanes look at the time.
+TICK_S = 0.05
+#: Beyond the slots of requests: what Kafka has still to confirm, at once.
+_UNCONFIRMED_MAX = 2000
 
-Handle = Callable[[ConsumerRecord], Awaitable[None]]
 Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
+
+
+class Delivers(Protocol):
+    """What becomes of a delivery. Everything returns once Kafka has confirmed what follows."""
+
+    async def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> bool: ...
+    async def put_off(self, delivery: Delivery, wait: Wait) -> bool: ...
+    async def rehome(self, astray: Astray) -> bool: ...
+    async def bury(self, record: ConsumerRecord, reason: str) -> None: ...
+    def peek(self, subscription_id: str) -> Found | Absent | None: ...
+    def partitions(self) -> int: ...
+    @property
+    def timeout_s(self) -> float: ...
 
 
 class Watches(Protocol):
@@ -47,37 +74,67 @@ class _Held:
     revoked: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A delivery on its way through its lane."""
+
+    delivery: Delivery
+    offset: int
+    held: _Held
+    queued_s: float = 0.0
+    timeout_s: float = TIMEOUT_MAX_S
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.delivery.payload) + 1000
+
+    @property
+    def attempt_key(self) -> tuple[str, str, int, int]:
+        one = self.delivery
+        return one.subscription_id, one.webhook_id, one.run, one.attempt
+
+
 class Dispatcher:
     """Owns the partitions of one worker (`partition_batches.Owner`)."""
 
     def __init__(
         self,
-        handle: Handle,
+        io: Delivers,
         *,
-        max_in_flight: int,
+        lanes: Lanes[_Entry],
         commit: Commits,
         clock: Clock,
         watch: Watches,
         crash: Callable[[BaseException], None],
-        beside: Mapping[str, Handle] = MappingProxyType({}),
+        may_start: Callable[[], bool] = lambda: True,
+        beside: Mapping[str, Callable[[ConsumerRecord], Awaitable[None]]] = MappingProxyType({}),
     ) -> None:
         """``crash`` ends the process: a record that could not be handled must not be forgotten in memory.
 
-        ``beside``: by topic, who handles its records; ``handle`` those of all others.
+        ``may_start``: whether the partitions are ours beyond doubt; no request starts while they may be another's.
+        ``beside``: by topic, who handles its records; all others are deliveries.
         """
-        self._handle = handle
+        self._io = io
+        self._lanes = lanes
+        self._repeats = Repeats()
         self._beside = beside
         self._beside_slots = asyncio.Semaphore(BESIDE_AT_ONCE)
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._aside_slots = asyncio.Semaphore(_UNCONFIRMED_MAX)
         self._commit = commit
         self._clock = clock
         self._watch = watch
         self._crash = crash
+        self._may_start = may_start
         self._held: dict[TopicPartition, _Held] = {}
+        self._tasks = 0
+        self._changed = asyncio.Event()
         self._committing = asyncio.Lock()
         self._draining = False
+        self._progress_s = clock.monotonic_s()
         #: A member of the group: something was assigned to us, be it nothing.
         self.joined = False
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
@@ -89,8 +146,28 @@ class Dispatcher:
         """What is ours now."""
         return self._held.keys()
 
+    @property
+    def lanes(self) -> Lanes[_Entry]:
+        return self._lanes
+
+    @property
+    def unfinished(self) -> int:
+        """Received and not done."""
+        return sum(held.tracker.unfinished for held in self._held.values())
+
+    @property
+    def progress_s(self) -> float:
+        """When a record was last finished, by the monotonic clock."""
+        return self._progress_s
+
+    # ---- partitions -------------------------------------------------------------------------------------------------
+
     async def assigned(self, partitions: Mapping[TopicPartition, Commit]) -> None:
         self._held = {partition: _Held(Tracker(commit)) for partition, commit in partitions.items()}
+        ours = {tp.partition for tp in partitions if tp.topic not in self._beside}
+        count = self._io.partitions()
+        self._lanes.keep(lambda key: home_partition(key, count) in ours)
+        self._progress_s = self._clock.monotonic_s()
         self.joined = True
         self._watch.assigned({tp: commit.next_offset for tp, commit in partitions.items()})
         log.info("partitions assigned", extra={"partitions": [tp.partition for tp in partitions]})
@@ -99,6 +176,8 @@ class Dispatcher:
         going = {tp: self._held[tp] for tp in partitions if tp in self._held}
         for held in going.values():
             held.revoked = True
+        self._lanes.drop(lambda entry: entry.held.revoked)
+        self._changed.set()
         await self._wait_for(going.values(), REVOKE_DRAIN_S)
         await self.commit()
         for partition in going:
@@ -125,16 +204,19 @@ class Dispatcher:
         if partition.topic in self._beside:
             self._take_beside(records, held)
             return
+        count = self._io.partitions()
         for record in records:
-            await self._slots.acquire()
             if held.revoked or self._draining:
                 # Not received as far as the tracker knows: the next owner starts with it.
-                self._slots.release()
                 return
             if not held.tracker.received(record.offset):
-                self._slots.release()
                 continue
-            self._start(self._one(record, held, self._handle, self._slots), held)
+            what = read(record, count)
+            if isinstance(what, Delivery):
+                await self._enter(_Entry(what, record.offset, held))
+            else:
+                await self._aside_slots.acquire()
+                self._start(self._aside(record, what, held), held)
 
     async def commit(self) -> bool:
         """Commit what is new; False when it did not reach the broker (it is tried again with the next)."""
@@ -155,12 +237,116 @@ class Dispatcher:
             await self._clock.sleep(every_s)
             await self.commit()
 
+    async def tick_regularly(self, every_s: float = TICK_S) -> None:
+        """Until cancelled: what has waited long enough in its lane goes elsewhere, what may go now goes."""
+        while True:
+            await self._clock.sleep(every_s)
+            for wait in self._lanes.tick(self._clock.monotonic_s()):
+                self._put_off(wait)
+            self._pump()
+
     async def drain(self, within_s: float) -> int:
         """Start nothing new, wait for what is under way, commit. Gives what was left unfinished."""
         self._draining = True
+        self._lanes.drop(lambda _entry: True)
+        self._changed.set()
         await self._wait_for(self._held.values(), within_s)
         await self.commit()
         return self.in_flight
+
+    # ---- one delivery -----------------------------------------------------------------------------------------------
+
+    async def _enter(self, entry: _Entry) -> None:
+        """Returns when it is under way, waits in its lane, or is on its way elsewhere."""
+        while not self._admit(entry):
+            self._changed.clear()
+            await self._changed.wait()
+            if entry.held.revoked or self._draining:
+                return
+
+    def _admit(self, entry: _Entry) -> bool:
+        """False: no room now."""
+        if entry.attempt_key in self._repeats:
+            self._done(entry)
+            return True
+        if not self._has_room():
+            return False
+        now_s, again = self._clock.monotonic_s(), entry.delivery.waits > 0
+        lane = self._lanes.lane(entry.delivery.subscription_id, now_s)
+        match self._io.peek(lane.key):
+            case Found(subscription):
+                self._lanes.limit(lane, subscription.rate_limit, subscription.max_in_flight, now_s)
+                entry.timeout_s = subscription.timeout_seconds or self._io.timeout_s
+        match self._lanes.admit(entry, lane, now_s, again=again):
+            case Verdict.START:
+                self._lanes.start(entry, lane, now_s)
+                self._start(self._one(entry), entry.held)
+            case Verdict.WAIT:
+                self._put_off(self._lanes.put_off(entry, lane, now_s, again=again))
+            case Verdict.FULL:
+                return False
+        return True
+
+    async def _one(self, entry: _Entry) -> None:
+        """Its slot is taken already."""
+        under_way = True
+
+        def ended(outcome: Outcome) -> None:
+            nonlocal under_way
+            under_way = False
+            asked_s = outcome.retry_after_s if isinstance(outcome, Answered) else 0.0
+            self._over(entry, health_of(outcome), asked_s)
+
+        try:
+            await self._repeats.once(entry.attempt_key, lambda: self._io.deliver(entry.delivery, ended))
+            self._done(entry)
+        finally:
+            if under_way:
+                self._over(entry, "unknown", 0.0)
+
+    def _over(self, entry: _Entry, health: Health, asked_s: float) -> None:
+        self._lanes.ended(entry, health, self._clock.monotonic_s(), asked_s=asked_s)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Start what waits and may go."""
+        if not self._draining and self._has_room():
+            for entry in self._lanes.startable(self._clock.monotonic_s()):
+                self._start(self._one(entry), entry.held)
+        self._changed.set()
+
+    def _put_off(self, wait: PutOff[_Entry]) -> None:
+        self._start(self._wait_elsewhere(wait), wait.entry.held)
+
+    async def _wait_elsewhere(self, wait: PutOff[_Entry]) -> None:
+        await self._io.put_off(wait.entry.delivery, Wait(wait.wait_s, wait.reason))
+        self._done(wait.entry)
+
+    async def _aside(self, record: ConsumerRecord, what: Astray | Unreadable, held: _Held) -> None:
+        """A slot is taken already; it is given back."""
+        try:
+            match what:
+                case Unreadable(reason):
+                    await self._io.bury(record, reason)
+                case Astray(delivery) as astray if not await self._io.rehome(astray):
+                    await self._enter(_Entry(delivery, record.offset, held))
+                    return
+            self._finish(held, record.offset)
+        finally:
+            self._aside_slots.release()
+
+    def _has_room(self) -> bool:
+        """For one more task; and the partitions are ours beyond doubt."""
+        return self._tasks < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
+
+    def _done(self, entry: _Entry) -> None:
+        self._finish(entry.held, entry.offset)
+
+    def _finish(self, held: _Held, offset: int) -> None:
+        held.tracker.done(offset)
+        self._progress_s = self._clock.monotonic_s()
+
+    # ---- beside -----------------------------------------------------------------------------------------------------
 
     def _take_beside(self, records: Sequence[ConsumerRecord], held: _Held) -> None:
         """All of one fetch at once; each waits for its slot by itself."""
@@ -169,28 +355,28 @@ class Dispatcher:
                 self._start(self._one_beside(record, held), held)
 
     async def _one_beside(self, record: ConsumerRecord, held: _Held) -> None:
-        await self._beside_slots.acquire()
-        if held.revoked or self._draining:
-            # Received and never done: the next owner starts with it.
-            self._beside_slots.release()
-            return
-        await self._one(record, held, self._beside[record.topic], self._beside_slots)
+        async with self._beside_slots:
+            if held.revoked or self._draining:
+                # Received and never done: the next owner starts with it.
+                return
+            await self._beside[record.topic](record)
+            self._finish(held, record.offset)
+
+    # ---- tasks ------------------------------------------------------------------------------------------------------
 
     def _start(self, work: Coroutine[None, None, None], held: _Held) -> None:
         task = asyncio.create_task(work)
         held.tasks.add(task)
+        self._tasks += 1
         task.add_done_callback(held.tasks.discard)
+        task.add_done_callback(self._task_over)
 
-    async def _one(self, record: ConsumerRecord, held: _Held, handle: Handle, slots: asyncio.Semaphore) -> None:
-        """A slot is taken already; it is given back."""
-        try:
-            await handle(record)
-            held.tracker.done(record.offset)
-        except Exception as error:
-            log.exception("record not handled", extra={"topic": record.topic, "offset": record.offset})
+    def _task_over(self, task: asyncio.Task[None]) -> None:
+        self._tasks -= 1
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("record not handled", exc_info=error)
             self._crash(error)
-        finally:
-            slots.release()
 
     async def _wait_for(self, held: Iterable[_Held], within_s: float) -> None:
         tasks = [task for one in held for task in one.tasks]

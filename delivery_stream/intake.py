@@ -1,4 +1,4 @@
-"""One record of `deliveries`: read it, bring it home, deliver it once."""
+"""What a record of `deliveries` is: a delivery that is at home, one that has to be brought home, or unreadable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from aiokafka import ConsumerRecord
 
-from delivery_stream.repeats import Repeats
 from delivery_stream.unreadable import bury
 from shared.clock import Clock
 from shared.errors import RecordTooLarge, UnreadableRecord
@@ -19,38 +18,52 @@ HOPS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
-class IntakeIO:
-    """What it takes. ``partitions`` tells how many partitions `deliveries` has."""
+class Unreadable:
+    """For its own fault."""
 
-    deliver: Callable[[Delivery], Awaitable[None]]
-    publish: Callable[[Sequence[Record]], Awaitable[object]]
-    partitions: Callable[[], int]
-    repeats: Repeats
-    clock: Clock
-    topics: Topics
+    reason: str
 
 
-async def take_in(record: ConsumerRecord, io: IntakeIO) -> None:
-    """Returns once whatever follows from the record is confirmed by Kafka."""
+@dataclass(frozen=True, slots=True)
+class Astray:
+    """It belongs into another partition."""
+
+    delivery: Delivery
+    home: int
+
+
+def read(record: ConsumerRecord, partitions: int) -> Delivery | Astray | Unreadable:
+    """``partitions``: how many `deliveries` has.
+
+    Other clients hash differently, and partitions are added: an endpoint's state lives where its key belongs.
+    """
     source = Source(record.topic, record.partition, record.offset)
     try:
         delivery = delivery_from_record(source, record.value, record.headers, record.timestamp)
     except UnreadableRecord as error:
-        await bury(record, error.reason, publish=io.publish, topic=io.topics.dead_letter, failed_ms=io.clock.now_ms())
-        return
-    if not await _rehomed(delivery, record.partition, io):
-        key = (delivery.subscription_id, delivery.webhook_id, delivery.run, delivery.attempt)
-        await io.repeats.once(key, lambda: io.deliver(delivery))
+        return Unreadable(error.reason)
+    home = home_partition(delivery.subscription_id, partitions)
+    return delivery if home == record.partition or delivery.hops >= HOPS_MAX else Astray(delivery, home)
 
 
-async def _rehomed(delivery: Delivery, partition: int, io: IntakeIO) -> bool:
-    """Other clients hash differently, and partitions are added: an endpoint's state lives where its key belongs."""
-    home = home_partition(delivery.subscription_id, io.partitions())
-    if home == partition or delivery.hops >= HOPS_MAX:
-        return False
-    moved = delivery.again(hops=delivery.hops + 1).to_record(io.topics.deliveries)
-    try:
-        await io.publish([replace(moved, partition=home)])
-    except RecordTooLarge:
-        return False
-    return True
+@dataclass(frozen=True, slots=True)
+class IntakeIO:
+    """What it takes to bring a record elsewhere. ``publish`` returns once Kafka has confirmed every record."""
+
+    publish: Callable[[Sequence[Record]], Awaitable[object]]
+    clock: Clock
+    topics: Topics
+
+    async def rehome(self, astray: Astray) -> bool:
+        """Returns once it is in its own partition; False: it fits no record any more, and stays where it is."""
+        moved = astray.delivery.again(hops=astray.delivery.hops + 1).to_record(self.topics.deliveries)
+        try:
+            await self.publish([replace(moved, partition=astray.home)])
+        except RecordTooLarge:
+            return False
+        return True
+
+    async def bury(self, record: ConsumerRecord, reason: str) -> None:
+        """Returns once its dead letter is confirmed."""
+        failed_ms = self.clock.now_ms()
+        await bury(record, reason, publish=self.publish, topic=self.topics.dead_letter, failed_ms=failed_ms)

@@ -6,7 +6,6 @@ Times are seconds of a monotonic clock, passed in. Nothing here waits or sends.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
 from typing import Generic, Literal, Protocol, TypeVar
 
 from delivery_stream.breaker import Breaker, BreakerState
@@ -29,8 +28,17 @@ _LONGEST_PAUSE_S = 60.0
 _LONGEST_WAIT_S = 600.0
 _LONGEST_LIMITED_WAIT_S = 24 * 3600.0
 _SMOOTHING = 0.2
-#: From here on the window grows by one a round trip.
-_DOUBLING_UP_TO = 32
+#: What a lane without trouble can still become, for a guess at how soon a record gets its turn.
+_GROWTH = 4
+#: Who answered within so many times its usual time, and a moment, is still there.
+_STILL_THERE = 4
+_MOMENT_S = 0.05
+
+_WORDS: dict[Health, str] = {
+    "throttles": "answers 429 or 503",
+    "times_out": "does not answer in time",
+    "fails": "fails",
+}
 
 
 class Queued(Protocol):
@@ -46,7 +54,9 @@ class Lane(Generic[_Q]):
     """``may_start`` before a request, ``started`` with it, ``ended`` after it."""
 
     __slots__ = (
+        "_answered_s",
         "_bucket",
+        "_doubles",
         "_latency_s",
         "_not_before_s",
         "_pause_s",
@@ -57,9 +67,12 @@ class Lane(Generic[_Q]):
         "breaker",
         "failing",
         "key",
+        "last_trouble",
         "overdue",
         "proven",
         "queue",
+        "shown",
+        "shown_s",
         "slow",
         "window_max",
     )
@@ -75,12 +88,19 @@ class Lane(Generic[_Q]):
         self.slow = False
         #: The last request told that it fails.
         self.failing = False
+        #: What that was, for people.
+        self.last_trouble: str | None = None
         #: Of its requests, those that are older than `SLOW_S` (`Lanes` counts).
         self.overdue = 0
         #: Its requests are counted among those that hold at most half of all slots (`Lanes` counts).
         self.apart = True
+        #: Its `state` when people were last told of it, and when that was.
+        self.shown = self.state
+        self.shown_s = now_s
         self._window = float(min(FIRST_WINDOW, window_max))
-        self._since_s: dict[Hashable, float] = {}
+        self._doubles = True  # the window doubles with each round trip until there was trouble once
+        self._answered_s = 0.0
+        self._since_s: dict[object, float] = {}
         self._latency_s = 0.0
         self._not_before_s = 0.0
         self._pause_s = 0.0
@@ -114,27 +134,31 @@ class Lane(Generic[_Q]):
         """It answers, and quickly: its requests will not hold their slots for long."""
         return self.proven and not self.slow and not self.overdue
 
+    def answering(self, now_s: float) -> bool:
+        """It did just now: what it has under way will end."""
+        return now_s - self._answered_s <= _STILL_THERE * self._latency_s + _MOMENT_S
+
     def may_start(self, now_s: float) -> bool:
         """Whether this endpoint takes one more."""
         if len(self._since_s) >= self.window or now_s < self._not_before_s or not self.breaker.allows(now_s):
             return False
         return self._bucket is None or self._bucket.wait_s(now_s) <= 0
 
-    def started(self, request: Hashable, now_s: float) -> None:
+    def started(self, request: object, now_s: float) -> None:
         """A request that was allowed is under way."""
         self._since_s[request] = now_s
         self.breaker.started()
         if self._bucket is not None:
             self._bucket.take(now_s)
 
-    def ended(self, request: Hashable, health: Health, now_s: float, *, asked_s: float = 0.0) -> None:
+    def ended(self, request: object, health: Health, now_s: float, *, asked_s: float = 0.0) -> None:
         """It is over. ``asked_s``: how long the endpoint asked to be left alone."""
         full = len(self._since_s) >= self.window
         took_s = now_s - self._since_s.pop(request)
         if health == "unknown":
             self.breaker.told_nothing()
             return
-        self._latency_s += _SMOOTHING * (took_s - self._latency_s)
+        self._latency_s += (_SMOOTHING if self.proven else 1.0) * (took_s - self._latency_s)
         if health == "works":
             self._works(took_s, now_s, full=full)
         else:
@@ -142,9 +166,11 @@ class Lane(Generic[_Q]):
         self.proven = True
 
     def _works(self, took_s: float, now_s: float, *, full: bool) -> None:
+        self._answered_s = now_s
         self.failing, self._pause_s = False, 0.0
         self.breaker.succeeded(now_s)
         if took_s >= SLOW_S:
+            self.last_trouble = "takes long to answer"
             self._shrink()
         else:
             self.slow = False
@@ -152,7 +178,7 @@ class Lane(Generic[_Q]):
                 self._grow()
 
     def _does_not(self, health: Health, took_s: float, now_s: float, asked_s: float) -> None:
-        self.failing = True
+        self.failing, self.last_trouble = True, _WORDS[health]
         self.breaker.failed(now_s)
         if health == "throttles":
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
@@ -162,18 +188,18 @@ class Lane(Generic[_Q]):
 
     def _grow(self) -> None:
         """Only what is used grows: an endpoint that needs two at once and dies shall not hang with a hundred."""
-        step = 1.0 if self._window < _DOUBLING_UP_TO else 1.0 / self._window
+        step = 1.0 if self._doubles else 1.0 / self._window
         self._window = min(self._window + step, float(self.window_max))
 
     def _shrink(self) -> None:
-        self.slow = True
+        self.slow, self._doubles = True, False
         self._window = max(self._window / 2, 1.0)
 
     # ---- what has to wait -------------------------------------------------------------------------------------------
 
     def wait_s(self, now_s: float) -> float:
         """How long one more would wait in the queue, as far as can be told."""
-        return self._closed_s(now_s) + (len(self.queue) + 1) * self._spacing_s(now_s)
+        return self.closed_s(now_s) + (len(self.queue) + 1) * self._spacing_s(now_s)
 
     def reason(self, now_s: float) -> WaitReason:
         """What it is that one more waits for."""
@@ -209,19 +235,21 @@ class Lane(Generic[_Q]):
 
     def forgettable(self, now_s: float) -> bool:
         """A new lane would do as well: nothing bad is known of this one, and nothing is promised."""
-        return self.idle and not self.slow and not self.failing and self._slot_s <= now_s and self._closed_s(now_s) <= 0
+        return self.idle and not self.slow and not self.failing and self._slot_s <= now_s and self.closed_s(now_s) <= 0
 
     @property
     def state(self) -> tuple[BreakerState, bool]:
-        """What people want to see of it: the breaker, and whether it is slow."""
-        return self.breaker.state, self.slow
+        """What people want to see of it: the breaker (a probe is not worth a word), and whether it is slow."""
+        return "closed" if self.breaker.state == "closed" else "open", self.slow
 
-    def _closed_s(self, now_s: float) -> float:
+    def closed_s(self, now_s: float) -> float:
+        """Until anything may start, whatever is under way."""
         bucket_s = self._bucket.wait_s(now_s) if self._bucket else 0.0
         return max(self._not_before_s - now_s, self.breaker.wait_s(now_s), bucket_s, 0.0)
 
     def _spacing_s(self, now_s: float) -> float:
         """Between two departures. Who has not answered for a while is at least as slow as that."""
         oldest_s = now_s - next(iter(self._since_s.values())) if self._since_s else 0.0
-        drain_s = max(self._latency_s, oldest_s) / self.window
+        at_once = self.window if self.slow or self.failing else min(_GROWTH * self.window, self.window_max)
+        drain_s = max(self._latency_s, oldest_s) / at_once
         return max(drain_s, self._bucket.interval_s) if self._bucket else drain_s

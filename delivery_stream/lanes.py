@@ -1,14 +1,14 @@
 """Pure: all lanes of one worker, and the slots they share.
 
-Slots are given in turn, one request to each lane that can use it. Requests that may take long, because their endpoint is
-slow, broken, or not known yet, hold at most half of them, so that any number of dead endpoints leaves room. Times are
-seconds of a monotonic clock, passed in.
+Slots are given in turn, one request to each lane that can use it. Requests that may take long, because their endpoint
+is slow, broken, or not known yet, hold at most half of them, so that any number of dead endpoints leaves room. Times
+are seconds of a monotonic clock, passed in.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -20,6 +20,8 @@ WAITING_MAX = 8192
 WAITING_MAX_BYTES = 64 * 1024 * 1024
 #: Of one lane, while those that may take long have no slot left.
 _CROWDED_QUEUE_MAX = 32
+#: A lane that flaps is told of this often.
+SHOWN_EVERY_S = 2.0
 #: Lanes that are remembered; a forgotten one begins anew.
 LANES_MAX = 50_000
 
@@ -28,6 +30,8 @@ class Entry(Protocol):
     """One record on its way through a lane."""
 
     queued_s: float
+    #: Of its request, from start to end.
+    timeout_s: float
 
     @property
     def size_bytes(self) -> int: ...
@@ -41,13 +45,13 @@ class Verdict(Enum):
 
     START = "start"
     QUEUED = "queued"
-    #: See `Wait`.
+    #: See `put_off`.
     WAIT = "wait"
     #: No room: ask again when something has ended.
     FULL = "full"
 
 
-class Wait(NamedTuple, Generic[_E]):
+class PutOff(NamedTuple, Generic[_E]):
     """This record shall come back in so many seconds."""
 
     entry: _E
@@ -82,6 +86,7 @@ class Lanes(Generic[_E]):
         self._queued: OrderedDict[Lane[_E], None] = OrderedDict()
         self._flights: dict[_E, _Flight[_E]] = {}
         self._young: deque[_Flight[_E]] = deque()
+        self._changed: set[Lane[_E]] = set()
         self._apart = 0
         self._busy_lanes = 0
         self.waiting = 0
@@ -90,7 +95,12 @@ class Lanes(Generic[_E]):
     # ---- looking ----------------------------------------------------------------------------------------------------
 
     @property
+    def max_in_flight(self) -> int:
+        return self._max_in_flight
+
+    @property
     def in_flight(self) -> int:
+        """Requests under way."""
         return len(self._flights)
 
     @property
@@ -98,9 +108,9 @@ class Lanes(Generic[_E]):
         """Requests under way that may take long."""
         return self._apart
 
-    def oldest_s(self, now_s: float) -> float:
-        """The age of the request that is under way for longest."""
-        return max((now_s - one.started_s for one in self._flights.values()), default=0.0) if self._flights else 0.0
+    def overdue_s(self, now_s: float) -> float:
+        """How long the worst request has been under way beyond twice what it may take; 0: none."""
+        return max((now_s - one.started_s - 2 * e.timeout_s for e, one in self._flights.items()), default=0.0)
 
     def __iter__(self) -> Iterator[Lane[_E]]:
         return iter(self._lanes.values())
@@ -116,11 +126,10 @@ class Lanes(Generic[_E]):
             self._lanes.move_to_end(key)
         return lane
 
-    def keep(self, is_ours: Iterable[str]) -> None:
+    def keep(self, is_ours: Callable[[str], bool]) -> None:
         """After a hand-over: only these lanes go on; what the others had under way ends unseen."""
-        ours = set(is_ours)
-        for key in [key for key in self._lanes if key not in ours]:
-            del self._lanes[key]
+        for key in [key for key in self._lanes if not is_ours(key)]:
+            self._changed.discard(self._lanes.pop(key))
 
     # ---- one record -------------------------------------------------------------------------------------------------
 
@@ -150,10 +159,10 @@ class Lanes(Generic[_E]):
         self._queue(entry, lane, now_s)
         return Verdict.QUEUED
 
-    def put_off(self, entry: _E, lane: Lane[_E], now_s: float, *, again: bool) -> Wait[_E]:
+    def put_off(self, entry: _E, lane: Lane[_E], now_s: float, *, again: bool) -> PutOff[_E]:
         """When a record that may not go now shall come back."""
         reason = lane.reason(now_s)
-        return Wait(entry, lane, lane.book(now_s, again=again), reason)
+        return PutOff(entry, lane, lane.book(now_s, again=again), reason)
 
     def start(self, entry: _E, lane: Lane[_E], now_s: float) -> None:
         """Its request is under way from now on."""
@@ -176,6 +185,16 @@ class Lanes(Generic[_E]):
         self._look_again(lane)
         if lane.queue:
             self._ready[lane] = None
+        if lane.state != lane.shown:
+            self._changed.add(lane)
+
+    def changes(self, now_s: float) -> Iterator[Lane[_E]]:
+        """Lanes whose state is another than people were told, each at most every few seconds."""
+        for lane in [lane for lane in self._changed if now_s - lane.shown_s >= SHOWN_EVERY_S]:
+            self._changed.discard(lane)
+            if lane.state != lane.shown:
+                lane.shown, lane.shown_s = lane.state, now_s
+                yield lane
 
     def startable(self, now_s: float) -> Iterator[_E]:
         """What waited and starts now, each already counted as under way: in turn, one request of each lane."""
@@ -194,7 +213,7 @@ class Lanes(Generic[_E]):
             if lane.queue:
                 self._ready[lane] = None
 
-    def tick(self, now_s: float) -> Iterator[Wait[_E]]:
+    def tick(self, now_s: float) -> Iterator[PutOff[_E]]:
         """A few times a second: what grew old, whose time has come; gives what has waited long enough here."""
         self._grow_old(now_s)
         for lane in list(self._queued):
@@ -217,8 +236,8 @@ class Lanes(Generic[_E]):
             return False
         if self._crowded(lane):
             return False
-        # Once half is taken, nobody takes more than a fair part of the rest: those who hang have theirs already.
-        if self.in_flight < self._max_in_flight - self._max_apart:
+        # Once half is taken, who has gone silent takes no more than a fair part of the rest: many may die at once.
+        if self.in_flight < self._max_in_flight - self._max_apart or lane.answering(now_s):
             return True
         return lane.in_flight < max(self._max_apart // max(self._busy_lanes, 1), 1)
 
@@ -243,12 +262,12 @@ class Lanes(Generic[_E]):
             self._ready.pop(lane, None)
         return entry
 
-    def _overflow(self, lane: Lane[_E], now_s: float) -> Iterator[Wait[_E]]:
-        """From the end of its queue, until what is left fits the lane's pace; all of it when nothing moves at all."""
-        while lane.queue and (self._crowded(lane) or not lane.may_start(now_s)):
-            stuck = not lane.trusted and now_s - lane.queue[0].queued_s > self._patience_s
-            last_s = lane.wait_s(now_s)
-            if not stuck and last_s <= 2 * self._patience_s:
+    def _overflow(self, lane: Lane[_E], now_s: float) -> Iterator[PutOff[_E]]:
+        """When its head has waited long enough: from the end, what the lane's pace leaves here; of a dead one, all."""
+        while lane.queue and now_s - lane.queue[0].queued_s > self._patience_s:
+            if lane.may_start(now_s) and not self._crowded(lane):
+                return
+            if lane.trusted and lane.wait_s(now_s) <= self._patience_s:
                 return
             entry = self._unqueue(lane, last=True)
             yield self.put_off(entry, lane, now_s, again=False)

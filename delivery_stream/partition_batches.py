@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 _FAUST_LOG = logging.getLogger("faust.app")
 
 _COMMIT_TIMEOUT_S = 5.0
-_Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int]]
+_Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int], int]
 #: How soon a partition that had no room is asked for again.
 _ROOM_POLL_S = 0.02
 
@@ -80,6 +81,17 @@ class BatchApp(faust.App):
         """Commit watermarks with their metadata; False when they did not reach the group (rebalance, broker gone)."""
         return await cast(_BatchConsumer, self.consumer).commit_offsets(commits)
 
+    @property
+    def heartbeat_s(self) -> float:
+        """When the group last heard from us and said so, by the monotonic clock; 0: never."""
+        thread = cast(_ConsumerThread | None, self.consumer._thread)  # type: ignore[attr-defined]
+        return thread.heartbeat_s if thread else 0.0
+
+    @property
+    def lag(self) -> int:
+        """Records of our partitions that are there and not fetched, as of the last fetch."""
+        return cast(_BatchConsumer, self.consumer).lag
+
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where each log starts. Raises KafkaError."""
         return cast(Mapping[TopicPartition, int], await self.consumer.earliest_offsets(*partitions))
@@ -90,8 +102,26 @@ class _ConsumerThread(AIOKafkaConsumerThread):
 
     logger = _FAUST_LOG
 
+    heartbeat_s = 0.0
+
     def _create_worker_consumer(self, transport: Transport) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
         return cast(BatchApp, self.app).new_consumer()
+
+    def note_heartbeats(self) -> None:
+        """From now on, what the group answers to them. The coordinator keeps that to itself."""
+        coordinator = self._ensure_consumer()._coordinator
+        beat = coordinator._do_heartbeat
+        self.heartbeat_s = time.monotonic()  # we are a member: that is an answer too
+
+        async def noted() -> bool:
+            asked_s = time.monotonic()
+            answered = bool(await beat())
+            if answered:
+                self.heartbeat_s = asked_s
+            return answered
+
+        if not getattr(coordinator, "hooklog_notes", False):
+            coordinator._do_heartbeat, coordinator.hooklog_notes = noted, True
 
     async def commit_offsets(self, commits: Mapping[TopicPartition, Commit]) -> bool:
         consumer = self._ensure_consumer()
@@ -120,7 +150,9 @@ class _ConsumerThread(AIOKafkaConsumerThread):
         # In this thread and without a pause: the positions are those that this fetch has left.
         assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
         states = assignment._tp_state if assignment else {}
-        return records, {tp: state.position for tp, state in states.items() if state.has_valid_position}
+        valid = {tp: state for tp, state in states.items() if state.has_valid_position}
+        lag = sum(max((state.highwater or 0) - state.position, 0) for state in valid.values())
+        return records, {tp: state.position for tp, state in valid.items()}, lag
 
     async def go_back(self, partition: TopicPartition, offset: int) -> None:
         consumer = self._ensure_consumer()
@@ -133,6 +165,7 @@ class _BatchConsumer(Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._asked_again: dict[TopicPartition, int] = {}
+        self.lag = 0
         super().__init__(*args, **options)
 
     def _new_consumer_thread(self) -> _ConsumerThread:
@@ -154,6 +187,7 @@ class _BatchConsumer(Consumer):
         thread = cast(_ConsumerThread, self._thread)
         partitions = [TopicPartition(*tp) for tp in assigned]
         self._asked_again.clear()
+        thread.note_heartbeats()
         await self._owner.assigned(await thread.call_thread(thread.committed, partitions) if partitions else {})
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -182,7 +216,7 @@ class _BatchConsumer(Consumer):
         batch from further on, or a position there without a batch, means that records went to nobody: fetch again.
         """
         thread = cast(_ConsumerThread, self._thread)
-        fetched, positions = await thread.call_thread(thread.fetch, wanted, timeout_s)
+        fetched, positions, self.lag = await thread.call_thread(thread.fetch, wanted, timeout_s)
         for partition, records in fetched.items():
             next_offset = self._owner.next_offset(partition)
             if next_offset is None:

@@ -22,10 +22,14 @@ class Repeats:
         self._running: dict[Hashable, asyncio.Future[None]] = {}
         self._remembered_max = remembered_max
 
-    async def once(self, key: Hashable, do: Callable[[], Awaitable[None]]) -> bool:
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a copy has finished."""
+        return key in self._finished
+
+    async def once(self, key: Hashable, do: Callable[[], Awaitable[bool]]) -> bool:
         """Await ``do()`` unless a copy of ``key`` has finished; wait for one that is under way. False: not done again.
 
-        A copy that raised or was cancelled has not finished: the next one runs.
+        ``do()`` tells whether it is finished. One that was put off, raised or was cancelled is not: the next copy runs.
         """
         while running := self._running.get(key):
             await asyncio.wait([running])
@@ -33,10 +37,10 @@ class Repeats:
             return False
         mark = self._running[key] = asyncio.get_running_loop().create_future()
         try:
-            await do()
-            self._finished[key] = None
-            if len(self._finished) > self._remembered_max:
-                self._finished.popitem(last=False)
+            if await do():
+                self._finished[key] = None
+                if len(self._finished) > self._remembered_max:
+                    self._finished.popitem(last=False)
             return True
         finally:
             del self._running[key]

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     max_fanout_bytes_per_second: int = Field(33554432, ge=0)
     #: Attempts under way at once in one stream worker.
     max_in_flight: int = Field(400, ge=1, le=20000)
+    #: Of those, at one endpoint. Each begins with a few and gets more as it answers.
+    max_in_flight_per_endpoint: int = Field(100, ge=1, le=20000)
+    #: What would wait longer for its endpoint's turn waits in a tier, out of the way of others.
+    lane_patience_seconds: float = Field(1.0, ge=0.1, le=10)
     #: Networks in CIDR notation that the address guard lets through although they are not public.
     allowed_target_networks: Annotated[tuple[Network, ...], NoDecode] = ()
     #: Set: management and status routes need `Authorization: Bearer` with it.

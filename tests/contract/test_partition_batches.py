@@ -8,20 +8,23 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from delivery_stream.app import create_app
 from delivery_stream.dispatcher import Dispatcher
+from delivery_stream.intake import HOPS_MAX
+from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit, decode_completed
 from delivery_stream.partition_batches import BatchApp
 from shared.broker import client_options
 from shared.clock import SystemClock
 from shared.kafka import Producer
-from shared.records import Record
+from shared.records import Delivery, Record
 from shared.settings import Settings
 from shared.skip_watch import Positions
+from tests.fakes import Handled
 
-Handle = Callable[[ConsumerRecord], Awaitable[None]]
+Handle = Callable[[Delivery], Awaitable[None]]
 
 
 async def until(true: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
@@ -37,8 +40,8 @@ class Worker:
     def __init__(self, settings: Settings, handle: Handle) -> None:
         self.crashes: list[BaseException] = []
         self.dispatcher = Dispatcher(
-            handle,
-            max_in_flight=200,
+            Handled(handle, partitions=settings.partitions),
+            lanes=Lanes(max_in_flight=200, max_per_endpoint=50, patience_s=30),
             commit=lambda commits: self.app.commit_offsets(commits),
             clock=SystemClock(),
             watch=Positions(),
@@ -70,7 +73,12 @@ async def produce(settings: Settings, numbers: range, partition: int | None = No
     producer = Producer(settings)
     await producer.start()
     topic = settings.topics.deliveries
-    records = [Record(topic, str(n).encode(), str(n).encode(), partition=partition) for n in numbers]
+    # Moved as often as is allowed: they are handled where they are.
+    headers = [("hops", b"%d" % HOPS_MAX)]
+    records = [
+        Record(topic, text, text, [*headers, ("subscription-id", text)], partition)
+        for text in (str(number).encode() for number in numbers)
+    ]
     await producer.send_all(records, timeout_s=20)
     await producer.stop()
 
@@ -90,8 +98,8 @@ async def committed(settings: Settings, partition: int) -> Commit | None:
 async def test_every_record_of_every_partition_arrives_once_and_is_committed(topics_ready: Settings) -> None:
     seen: Counter[bytes] = Counter()
 
-    async def handle(record: ConsumerRecord) -> None:
-        seen[record.value] += 1
+    async def handle(delivery: Delivery) -> None:
+        seen[delivery.payload] += 1
 
     await produce(topics_ready, range(2000))
     async with running(topics_ready, handle) as worker:
@@ -109,13 +117,13 @@ async def test_what_was_done_above_an_unfinished_head_is_not_asked_for_again_aft
     second: Counter[bytes] = Counter()
     never = asyncio.Event()
 
-    async def stuck_head(record: ConsumerRecord) -> None:
-        if record.offset in (0, 7):
+    async def stuck_head(delivery: Delivery) -> None:
+        if delivery.source and delivery.source.offset in (0, 7):
             await never.wait()
-        first[record.value] += 1
+        first[delivery.payload] += 1
 
-    async def healthy(record: ConsumerRecord) -> None:
-        second[record.value] += 1
+    async def healthy(delivery: Delivery) -> None:
+        second[delivery.payload] += 1
 
     await produce(topics_ready, range(100), partition=3)
     worker = Worker(topics_ready, stuck_head)
@@ -141,13 +149,13 @@ async def test_a_second_worker_joins_under_load_and_nothing_is_lost(topics_ready
     finished: Counter[bytes] = Counter()
     by_second: set[bytes] = set()
 
-    async def slowly(record: ConsumerRecord) -> None:
+    async def slowly(delivery: Delivery) -> None:
         await asyncio.sleep(0.05)
-        finished[record.value] += 1
+        finished[delivery.payload] += 1
 
-    async def slowly_by_second(record: ConsumerRecord) -> None:
-        await slowly(record)
-        by_second.add(record.value)
+    async def slowly_by_second(delivery: Delivery) -> None:
+        await slowly(delivery)
+        by_second.add(delivery.payload)
 
     async def load() -> None:
         for start in range(0, 6000, 500):

@@ -10,9 +10,12 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from delivery_stream.dispatcher import BESIDE_AT_ONCE, Dispatcher
+from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit
 from shared.clock import SystemClock
+from shared.records import Delivery
 from shared.skip_watch import Positions
+from tests.fakes import Handled
 
 B0 = TopicPartition("b", 0)
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -29,17 +32,26 @@ class Bench:
         self.commit_works = True
         self.watch = Positions()
         self.crashes: list[BaseException] = []
+        self.io = Handled(self._handle)
+        self.clock = SystemClock()
+        self.lanes: Lanes[Any] = Lanes(max_in_flight=max_in_flight, max_per_endpoint=100, patience_s=1.0)
+        self.ours = True
         self.dispatcher = Dispatcher(
-            self._handle,
-            max_in_flight=max_in_flight,
+            self.io,
+            lanes=self.lanes,
+            may_start=lambda: self.ours,
             commit=self._commit,
-            clock=SystemClock(),
+            clock=self.clock,
             watch=self.watch,
             crash=self.crashes.append,
-            beside={"b": self._handle},
+            beside={"b": self._one},
         )
 
-    async def _handle(self, record: Any) -> None:
+    async def _handle(self, delivery: Delivery) -> None:
+        assert delivery.source
+        await self._one(SimpleNamespace(offset=delivery.source.offset, value=delivery.payload))
+
+    async def _one(self, record: Any) -> None:
         self.started.append(record.offset)
         if record.value == b"raise":
             raise KeyError("a bug")
@@ -61,22 +73,103 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def records(*offsets: int, value: bytes = b"", topic: str = "t") -> Sequence[Any]:
-    return [SimpleNamespace(topic=topic, partition=0, offset=offset, value=value) for offset in offsets]
+def records(*offsets: int, value: bytes = b"", topic: str = "t", endpoint: str = "") -> Sequence[Any]:
+    """Each for an endpoint of its own, unless one is named."""
+    return [
+        SimpleNamespace(
+            topic=topic,
+            partition=0,
+            offset=offset,
+            value=value,
+            timestamp=1,
+            headers=[("subscription-id", (endpoint or f"endpoint-{offset}").encode())],
+        )
+        for offset in offsets
+    ]
 
 
-async def test_take_waits_for_room_and_for_nothing_else() -> None:
-    bench = Bench(max_in_flight=2)
+async def test_what_has_no_slot_waits_in_its_lane_and_starts_when_there_is_one() -> None:
+    bench = Bench(max_in_flight=4)
     await bench.dispatcher.assigned({P0: START})
-    taking = asyncio.create_task(bench.dispatcher.take(P0, records(0, 1, 2)))
+    await bench.dispatcher.take(P0, records(*range(6)))
     await turns()
-    assert bench.started == [0, 1]
-    assert not taking.done()
+    assert bench.started == [0, 1], "unknown endpoints get half of the slots"
     await bench.finish(1)
+    assert bench.started == [0, 1, 2]
+    await bench.finish(*range(6))
+    assert sorted(bench.started) == list(range(6))
+    await bench.dispatcher.commit()
+    assert bench.commits[-1][P0].next_offset == 6
+
+
+async def test_an_endpoint_that_hangs_holds_up_nobody_else_and_what_waits_for_it_goes_elsewhere() -> None:
+    bench = Bench(max_in_flight=10)
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(8), endpoint="dead"))
+    await turns()
+    assert bench.started == [0, 1, 2, 3]
+    await bench.dispatcher.take(P0, records(8, endpoint="alive"))
+    await bench.finish(8)
+    assert bench.started[-1] == 8
+    later_s = bench.clock.monotonic_s() + 1.5
+    for put_off in bench.lanes.tick(later_s):
+        bench.dispatcher._put_off(put_off)
+    await turns()
+    assert {d.source.offset for d, _ in bench.io.put_offs if d.source} == {4, 5, 6, 7}
+    await bench.dispatcher.commit()
+    assert bench.commits[-1][P0].next_offset == 0
+    await bench.finish(0, 1, 2, 3)
+    await bench.dispatcher.commit()
+    assert bench.commits[-1][P0].next_offset == 9
+
+
+async def test_no_request_starts_while_the_partitions_may_be_anothers() -> None:
+    bench = Bench()
+    await bench.dispatcher.assigned({P0: START})
+    bench.ours = False
+    taking = asyncio.create_task(bench.dispatcher.take(P0, records(0)))
+    ticking = asyncio.create_task(bench.dispatcher.tick_regularly(0.001))
+    await asyncio.sleep(0.01)
+    assert bench.started == []
+    bench.ours = True
+    await taking
+    await bench.finish(0)
+    ticking.cancel()
+    assert bench.started == [0]
+
+
+async def test_a_record_done_before_is_not_done_again() -> None:
+    bench = Bench()
+    await bench.dispatcher.assigned({P0: START})
+    first, second = records(0, 1, endpoint="one")
+    for record in (first, second):
+        record.headers.append(("webhook-id", b"same"))
+    await bench.dispatcher.take(P0, [first])
+    await bench.finish(0)
+    await bench.dispatcher.take(P0, [second])
+    await bench.dispatcher.commit()
+    assert bench.started == [0]
+    assert bench.commits[-1][P0].next_offset == 2
+
+
+async def test_a_record_that_cannot_be_read_is_buried_and_one_of_another_partition_is_brought_home() -> None:
+    bench = Bench()
+    bench.io = Handled(bench._handle, partitions=2)
+    bench.dispatcher._io = bench.io
+    await bench.dispatcher.assigned({P0: START})
+    unreadable, *others = records(0, 1, 2, 3, 4)
+    unreadable.headers = []
+    taking = bench.dispatcher.take(P0, [unreadable, *others])
     await taking
     await turns()
-    assert bench.started == [0, 1, 2]
-    await bench.finish(0, 2)
+    assert bench.io.buried == [(0, "no subscription-id")]
+    moved = {one.delivery.source.offset for one in bench.io.rehomed if one.delivery.source}
+    assert moved
+    assert moved.isdisjoint(bench.started)
+    assert moved | set(bench.started) == {1, 2, 3, 4}
+    await bench.finish(*bench.started)
+    await bench.dispatcher.commit()
+    assert bench.commits[-1][P0].next_offset == 5
 
 
 async def test_a_failed_commit_is_given_again() -> None:
@@ -96,13 +189,13 @@ async def test_a_failed_commit_is_given_again() -> None:
 async def test_a_revoke_waits_for_what_is_under_way_commits_it_and_starts_nothing_more() -> None:
     bench = Bench(max_in_flight=1)
     await bench.dispatcher.assigned({P0: START, P1: START})
-    taking = asyncio.create_task(bench.dispatcher.take(P0, records(0, 1)))
+    await bench.dispatcher.take(P0, records(0, 1))
     await turns()
     revoking = asyncio.create_task(bench.dispatcher.revoked([P0, P1]))
     await turns()
     assert not revoking.done()
     await bench.finish(0)
-    await asyncio.gather(taking, revoking)
+    await revoking
     assert bench.started == [0]
     assert bench.commits == [{P0: Commit(1, "")}]
     assert list(bench.dispatcher.partitions) == []

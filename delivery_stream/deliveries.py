@@ -1,0 +1,45 @@
+"""What the dispatcher asks for, put together from the files that do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiokafka import ConsumerRecord
+
+from delivery_stream.decision import Outcome, Wait
+from delivery_stream.deliver import DeliverIO, deliver, put_off
+from delivery_stream.intake import Astray, IntakeIO
+from shared.records import Delivery
+from shared.subscriptions import Absent, Found
+
+
+class Deliveries:
+    """`dispatcher.Delivers`, over one `DeliverIO`."""
+
+    def __init__(self, io: DeliverIO, *, partitions: Callable[[], int]) -> None:
+        """``partitions``: how many `deliveries` has."""
+        self._io = io
+        self._intake = IntakeIO(io.publish, io.clock, io.topics)
+        self.partitions = partitions
+
+    @property
+    def timeout_s(self) -> float:
+        """Of a request whose subscription has none of its own."""
+        return self._io.timeout_s
+
+    def peek(self, subscription_id: str) -> Found | Absent | None:
+        """What is in memory of a subscription."""
+        return self._io.subscriptions.peek(subscription_id)
+
+    async def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> bool:
+        return await deliver(delivery, self._io, ended)
+
+    async def put_off(self, delivery: Delivery, wait: Wait) -> bool:
+        known = self.peek(delivery.subscription_id)
+        return await put_off(delivery, known.subscription if isinstance(known, Found) else None, wait, self._io)
+
+    async def rehome(self, astray: Astray) -> bool:
+        return await self._intake.rehome(astray)
+
+    async def bury(self, record: ConsumerRecord, reason: str) -> None:
+        await self._intake.bury(record, reason)

@@ -1,0 +1,48 @@
+"""Stand-ins that do what a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiokafka import ConsumerRecord
+
+from delivery_stream.decision import Answered, Outcome, Wait
+from delivery_stream.intake import Astray
+from shared.records import Delivery
+from shared.subscriptions import Absent, Found, Subscription
+
+
+class Handled:
+    """`dispatcher.Delivers`: a delivery is what ``handle`` does with it, and then answered 200 unless it says else."""
+
+    timeout_s = 10.0
+
+    def __init__(self, handle: Callable[[Delivery], Awaitable[Outcome | None]], *, partitions: int = 1) -> None:
+        self._handle = handle
+        self._partitions = partitions
+        self.subscriptions: dict[str, Subscription] = {}
+        self.put_offs: list[tuple[Delivery, Wait]] = []
+        self.rehomed: list[Astray] = []
+        self.buried: list[tuple[int, str]] = []
+
+    def partitions(self) -> int:
+        return self._partitions
+
+    def peek(self, subscription_id: str) -> Found | Absent | None:
+        found = self.subscriptions.get(subscription_id)
+        return Found(found) if found else None
+
+    async def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> bool:
+        ended(await self._handle(delivery) or Answered(200))
+        return True
+
+    async def put_off(self, delivery: Delivery, wait: Wait) -> bool:
+        self.put_offs.append((delivery, wait))
+        return False
+
+    async def rehome(self, astray: Astray) -> bool:
+        self.rehomed.append(astray)
+        return True
+
+    async def bury(self, record: ConsumerRecord, reason: str) -> None:
+        self.buried.append((record.offset, reason))

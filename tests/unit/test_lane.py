@@ -1,0 +1,160 @@
+"""One endpoint's lane, by example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+
+from delivery_stream.breaker import FAILURES_IN_A_ROW, FIRST_OPEN_S
+from delivery_stream.lane import FIRST_WINDOW, SLOW_S, Health, Lane
+
+
+@dataclass(eq=False)
+class Item:
+    queued_s: float = 0.0
+
+
+def lane(window_max: int = 100) -> Lane[Item]:
+    return Lane("endpoint", window_max, 0.0)
+
+
+def one(of: Lane[Item], health: Health, now_s: float, took_s: float = 0.01, asked_s: float = 0.0) -> None:
+    request = object()
+    of.started(request, now_s - took_s)
+    of.ended(request, health, now_s, asked_s=asked_s)
+
+
+def fill(of: Lane[Item], now_s: float) -> list[object]:
+    requests: list[object] = []
+    while of.may_start(now_s):
+        requests.append(object())
+        of.started(requests[-1], now_s)
+    return requests
+
+
+def test_a_new_lane_takes_a_few_and_each_answer_to_a_full_one_makes_room_for_one_more() -> None:
+    new = lane()
+    requests = fill(new, 0.0)
+    assert len(requests) == FIRST_WINDOW
+    for request in requests:
+        new.ended(request, "works", 0.1)
+        fill(new, 0.1)
+    assert new.window == 2 * FIRST_WINDOW
+
+
+def test_what_is_not_used_does_not_grow() -> None:
+    quiet = lane()
+    for number in range(100):
+        one(quiet, "works", number * 0.1)
+    assert quiet.window == FIRST_WINDOW
+
+
+def test_a_subscription_s_own_bound_holds_and_follows_its_changes() -> None:
+    bound = lane()
+    bound.limit(None, 2, 0.0)
+    assert len(fill(bound, 0.0)) == 2
+    bound.limit(None, 1, 0.0)
+    assert bound.window == 1
+
+
+def test_a_time_out_halves_the_window_and_a_quick_answer_ends_slow_mode() -> None:
+    slow = lane()
+    one(slow, "times_out", 10.0, took_s=10.0)
+    assert (slow.window, slow.slow, slow.trusted) == (FIRST_WINDOW // 2, True, False)
+    one(slow, "times_out", 20.0, took_s=10.0)
+    one(slow, "times_out", 30.0, took_s=10.0)
+    assert slow.window == 1
+    one(slow, "works", 31.0, took_s=SLOW_S + 0.1)
+    assert slow.slow
+    one(slow, "works", 32.0)
+    assert slow.trusted
+
+
+def test_429_without_a_time_pauses_a_second_and_then_longer() -> None:
+    busy = lane()
+    one(busy, "throttles", 0.0)
+    assert not busy.may_start(0.9)
+    assert busy.reason(0.9) == "throttled"
+    assert busy.may_start(1.0)
+    one(busy, "throttles", 1.0)
+    assert busy.closed_s(1.0) == 2.0
+
+
+def test_retry_after_is_obeyed_by_the_whole_lane() -> None:
+    asked = lane()
+    one(asked, "throttles", 0.0, asked_s=30.0)
+    assert not asked.may_start(29.9)
+    assert asked.may_start(30.0)
+
+
+def test_a_broken_endpoint_gets_nothing_until_its_probe() -> None:
+    broken = lane()
+    for _ in range(FAILURES_IN_A_ROW):
+        one(broken, "fails", 0.0)
+    assert broken.state == ("open", False)
+    assert broken.reason(0.0) == "breaker_open"
+    assert broken.wait_s(0.0) >= FIRST_OPEN_S
+    assert len(fill(broken, FIRST_OPEN_S)) == 1
+
+
+def test_an_outcome_of_our_own_making_changes_nothing() -> None:
+    untouched = lane()
+    one(untouched, "unknown", 0.0, took_s=20.0)
+    assert not untouched.proven
+    assert (untouched.window, untouched.slow, untouched.wait_s(0.0)) == (FIRST_WINDOW, False, 0.0)
+
+
+def test_who_has_not_answered_for_long_is_at_least_as_slow_as_that() -> None:
+    silent = lane(window_max=4)
+    fill(silent, 0.0)
+    assert silent.wait_s(0.0) == 0
+    assert silent.wait_s(8.0) == pytest.approx(2.0)
+    silent.queue.extend([Item(), Item()])
+    assert silent.wait_s(8.0) == pytest.approx(6.0)
+
+
+def test_a_burst_over_the_rate_comes_back_spread_out() -> None:
+    limited = lane()
+    limited.limit(10.0, 100, 0.0)
+    fill(limited, 0.0)
+    times = [limited.book(0.0, again=False) for _ in range(50)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps == pytest.approx([0.1] * 49)
+    assert times[-1] == pytest.approx(5.0, abs=0.3)
+
+
+def test_a_newcomer_queues_behind_those_that_have_their_time() -> None:
+    limited = lane()
+    limited.limit(10.0, 100, 0.0)
+    fill(limited, 0.0)
+    assert not limited.has_backlog(0.0)
+    for _ in range(30):
+        limited.book(0.0, again=False)
+    assert limited.has_backlog(1.0)
+    assert not limited.has_backlog(4.0)
+
+
+def test_who_comes_back_too_early_waits_for_the_queue_and_not_behind_everybody() -> None:
+    limited = lane()
+    limited.limit(1.0, 100, 0.0)
+    fill(limited, 0.0)
+    for _ in range(100):
+        limited.book(0.0, again=False)
+    assert limited.book(0.0, again=True) < 3.0
+
+
+def test_a_promise_is_bounded() -> None:
+    limited = lane()
+    limited.limit(0.001, 100, 0.0)
+    fill(limited, 0.0)
+    assert max(limited.book(0.0, again=False) for _ in range(1000)) <= 24 * 3600
+
+
+def test_only_a_lane_of_which_nothing_bad_is_known_may_be_forgotten() -> None:
+    good, bad, busy = lane(), lane(), lane()
+    one(good, "works", 1.0)
+    one(bad, "fails", 1.0)
+    fill(busy, 0.0)
+    assert [each.forgettable(2.0) for each in (good, bad, busy)] == [True, False, False]

@@ -1,0 +1,199 @@
+"""All lanes of a worker and what they share, by example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from delivery_stream.lane import QUEUE_MAX, Health
+from delivery_stream.lanes import Lanes, Verdict
+
+
+@dataclass(eq=False)
+class Entry:
+    endpoint: str
+    queued_s: float = 0.0
+    timeout_s: float = 10.0
+    size_bytes: int = 1000
+
+
+class Bench:
+    """Lanes, and what is under way in them."""
+
+    def __init__(self, max_in_flight: int = 20, max_per_endpoint: int = 20, **more: int) -> None:
+        self.lanes: Lanes[Entry] = Lanes(
+            max_in_flight=max_in_flight, max_per_endpoint=max_per_endpoint, patience_s=1.0, **more
+        )
+        self.under_way: list[Entry] = []
+
+    def send(self, endpoint: str, now_s: float, *, again: bool = False) -> Verdict:
+        entry, lane = Entry(endpoint), self.lanes.lane(endpoint, now_s)
+        verdict = self.lanes.admit(entry, lane, now_s, again=again)
+        if verdict is Verdict.START:
+            self.lanes.start(entry, lane, now_s)
+            self.under_way.append(entry)
+        elif verdict is Verdict.WAIT:
+            self.lanes.put_off(entry, lane, now_s, again=again)
+        return verdict
+
+    def end(self, endpoint: str, now_s: float, health: Health = "works", count: int = 1000) -> None:
+        for entry in [one for one in self.under_way if one.endpoint == endpoint][:count]:
+            self.under_way.remove(entry)
+            self.lanes.ended(entry, health, now_s)
+        self.under_way += self.lanes.startable(now_s)
+
+    def prove(self, endpoint: str, now_s: float) -> None:
+        assert self.send(endpoint, now_s) is Verdict.START
+        self.end(endpoint, now_s + 0.001)
+
+    def of(self, endpoint: str) -> int:
+        return sum(one.endpoint == endpoint for one in self.under_way)
+
+
+def test_any_number_of_new_dead_endpoints_leaves_half_of_the_slots() -> None:
+    bench = Bench()
+    for number in range(100):
+        bench.send(f"dead-{number}", 0.0)
+    assert len(bench.under_way) == bench.lanes.apart == 10
+
+
+def test_an_endpoint_that_answers_has_the_other_half_for_itself() -> None:
+    bench = Bench()
+    bench.prove("alive", 0.0)
+    for number in range(100):
+        bench.send(f"dead-{number}", 1.0)
+    assert bench.send("alive", 1.0) is Verdict.START
+
+
+def test_endpoints_that_die_together_take_no_more_than_a_fair_part_of_the_second_half() -> None:
+    """All were quick a second ago; none answers from now on but one."""
+    bench = Bench(max_in_flight=40)
+    names = [f"endpoint-{number}" for number in range(12)]
+    for name in (*names, "alive"):
+        bench.prove(name, 0.0)
+    for _ in range(20):
+        for name in names:
+            bench.send(name, 1.0)
+    assert len(bench.under_way) < 40
+    assert bench.send("alive", 1.0) is Verdict.START
+
+
+def test_requests_that_grow_old_are_counted_apart_and_those_that_end_are_not_any_more() -> None:
+    bench = Bench()
+    bench.prove("one", 0.0)
+    bench.send("one", 1.0)
+    assert bench.lanes.apart == 0
+    list(bench.lanes.tick(2.1))
+    assert bench.lanes.apart == 1
+    bench.end("one", 2.2)
+    assert bench.lanes.apart == 0
+
+
+def test_slots_are_given_in_turn_and_a_long_queue_has_no_advantage() -> None:
+    bench = Bench(max_in_flight=2, max_per_endpoint=2)
+    bench.prove("greedy", 0.0)
+    bench.prove("modest", 0.0)
+    for _ in range(50):
+        bench.send("greedy", 0.02)
+    assert bench.send("modest", 0.02) is Verdict.QUEUED
+    bench.end("greedy", 0.021, count=1)
+    bench.end("greedy", 0.022, count=1)
+    assert bench.of("modest") == 1
+
+
+def test_a_fast_lane_that_is_full_is_back_pressure_and_a_slow_one_overflows() -> None:
+    fast, slow = Bench(), Bench()
+    fast.prove("one", 0.0)
+    verdicts = [fast.send("one", 1.0) for _ in range(QUEUE_MAX + 100)]
+    assert verdicts[-1] is Verdict.FULL
+    assert Verdict.WAIT not in verdicts
+    assert slow.send("one", 0.0) is Verdict.START
+    slow.end("one", 0.8)
+    verdicts = [slow.send("one", 1.0) for _ in range(100)]
+    assert verdicts.count(Verdict.QUEUED) <= 25
+    assert verdicts[-1] is Verdict.WAIT
+
+
+def test_when_all_slots_are_taken_by_quick_endpoints_nothing_overflows() -> None:
+    bench = Bench(max_in_flight=4)
+    for name in ("a", "b", "c", "d", "e"):
+        bench.prove(name, 0.0)
+    verdicts = [bench.send(name, 0.1) for _ in range(300) for name in ("a", "b", "c", "d", "e")]
+    assert Verdict.WAIT not in verdicts
+    assert verdicts[-1] is Verdict.FULL
+
+
+def test_what_waited_for_a_dead_endpoint_is_put_off_when_its_patience_ends() -> None:
+    bench = Bench()
+    for _ in range(10):
+        bench.send("dead", 0.0)
+    assert bench.lanes.waiting == 6
+    assert list(bench.lanes.tick(0.9)) == []
+    assert len(list(bench.lanes.tick(1.1))) == 6
+    assert bench.lanes.waiting == bench.lanes.waiting_bytes == 0
+
+
+def test_a_lane_whose_time_has_come_starts_with_the_next_tick() -> None:
+    bench = Bench()
+    lane = bench.lanes.lane("limited", 0.0)
+    lane.limit(2.0, 20, 0.0)
+    assert [bench.send("limited", 0.0) for _ in range(2)] == [Verdict.START, Verdict.QUEUED]
+    assert list(bench.lanes.tick(0.4)) == []
+    assert list(bench.lanes.startable(0.4)) == []
+    assert list(bench.lanes.tick(0.6)) == []
+    assert len(list(bench.lanes.startable(0.6))) == 1
+
+
+def test_memory_is_bounded_by_bytes_too() -> None:
+    bench = Bench(max_in_flight=2)
+    bench.prove("one", 0.0)
+    verdicts = []
+    for _ in range(400):
+        entry, lane = Entry("one", size_bytes=1024 * 1024), bench.lanes.lane("one", 0.1)
+        verdicts.append(bench.lanes.admit(entry, lane, 0.1, again=False))
+        if verdicts[-1] is Verdict.START:
+            bench.lanes.start(entry, lane, 0.1)
+    assert verdicts.count(Verdict.QUEUED) == 64
+    assert verdicts[-1] is Verdict.FULL
+
+
+def test_a_hand_over_drops_what_waits_and_forgets_the_lanes_that_went() -> None:
+    bench = Bench()
+    for name in ("ours", "theirs"):
+        for _ in range(6):
+            bench.send(name, 0.0)
+    bench.lanes.drop(lambda entry: entry.endpoint == "theirs")
+    bench.lanes.keep(lambda key: key == "ours")
+    assert bench.lanes.waiting == 2
+    assert [lane.key for lane in bench.lanes] == ["ours"]
+    bench.end("theirs", 0.1)
+    assert bench.of("theirs") == 0
+
+
+def test_lanes_are_bounded_and_the_broken_ones_are_remembered_longest() -> None:
+    bench = Bench(lanes_max=10)
+    assert bench.send("broken", 0.0) is Verdict.START
+    bench.end("broken", 0.1, "fails")
+    for number in range(50):
+        bench.prove(f"fine-{number}", 1.0 + number)
+    keys = [lane.key for lane in bench.lanes]
+    assert len(keys) == 10
+    assert "broken" in keys
+
+
+def test_people_are_told_of_changes_and_not_of_every_flap() -> None:
+    bench = Bench()
+    assert bench.send("one", 0.0) is Verdict.START
+    bench.end("one", 10.0, "times_out")
+    assert [lane.state for lane in bench.lanes.changes(10.0)] == [("closed", True)]
+    bench.send("one", 10.1)
+    bench.end("one", 10.2)
+    assert list(bench.lanes.changes(10.3)) == []
+    assert [lane.state for lane in bench.lanes.changes(13.0)] == [("closed", False)]
+    assert list(bench.lanes.changes(20.0)) == []
+
+
+def test_a_request_far_beyond_its_deadline_is_noticed() -> None:
+    bench = Bench()
+    bench.send("one", 0.0)
+    assert bench.lanes.overdue_s(19.0) <= 0
+    assert bench.lanes.overdue_s(25.0) == 5.0
