@@ -89,6 +89,10 @@ class _Entry:
         return len(self.delivery.payload) + 1000
 
     @property
+    def waits(self) -> int:
+        return self.delivery.waits
+
+    @property
     def attempt_key(self) -> tuple[str, str, int, int]:
         one = self.delivery
         return one.subscription_id, one.webhook_id, one.run, one.attempt
@@ -271,18 +275,18 @@ class Dispatcher:
             return True
         if not self._has_room():
             return False
-        now_s, again = self._clock.monotonic_s(), entry.delivery.waits > 0
+        now_s = self._clock.monotonic_s()
         lane = self._lanes.lane(entry.delivery.subscription_id, now_s)
         match self._io.peek(lane.key):
             case Found(subscription):
                 self._lanes.limit(lane, subscription.rate_limit, subscription.max_in_flight, now_s)
                 entry.timeout_s = subscription.timeout_seconds or self._io.timeout_s
-        match self._lanes.admit(entry, lane, now_s, again=again):
+        match self._lanes.admit(entry, lane, now_s):
             case Verdict.START:
                 self._lanes.start(entry, lane, now_s)
                 self._start(self._one(entry), entry.held)
             case Verdict.WAIT:
-                self._put_off(self._lanes.put_off(entry, lane, now_s, again=again))
+                self._put_off(self._lanes.put_off(entry, lane, now_s))
             case Verdict.FULL:
                 return False
         return True

@@ -24,9 +24,10 @@ SLOW_S = 1.0
 QUEUE_MAX = 512
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
-#: A promise for later than this is not worth making to a lane whose speed may change; a rate limit will not.
-_LONGEST_WAIT_S = 600.0
+#: A rate limit is kept for as long as this; a lane's own pace may change, and is trusted for longer with every wait.
 _LONGEST_LIMITED_WAIT_S = 24 * 3600.0
+_FIRST_HORIZON_S = 15.0
+_LONGEST_HORIZON_S = 600.0
 _SMOOTHING = 0.2
 #: What a lane without trouble can still become, for a guess at how soon a record gets its turn.
 _GROWTH = 4
@@ -60,6 +61,7 @@ class Lane(Generic[_Q]):
         "_latency_s",
         "_not_before_s",
         "_pause_s",
+        "_shrunk_s",
         "_since_s",
         "_slot_s",
         "_window",
@@ -100,6 +102,7 @@ class Lane(Generic[_Q]):
         self._window = float(min(FIRST_WINDOW, window_max))
         self._doubles = True  # the window doubles with each round trip until there was trouble once
         self._answered_s = 0.0
+        self._shrunk_s = -1.0
         self._since_s: dict[object, float] = {}
         self._latency_s = 0.0
         self._not_before_s = 0.0
@@ -151,49 +154,55 @@ class Lane(Generic[_Q]):
         if self._bucket is not None:
             self._bucket.take(now_s)
 
-    def ended(self, request: object, health: Health, now_s: float, *, asked_s: float = 0.0) -> None:
-        """It is over. ``asked_s``: how long the endpoint asked to be left alone."""
+    def ended(
+        self, request: object, health: Health, now_s: float, *, asked_s: float = 0.0, excused: bool = False
+    ) -> None:
+        """It is over. ``asked_s``: how long the endpoint asked to be left alone. ``excused``: we were slow."""
         full = len(self._since_s) >= self.window
-        took_s = now_s - self._since_s.pop(request)
+        started_s = self._since_s.pop(request)
         if health == "unknown":
             self.breaker.told_nothing()
             return
+        took_s = now_s - started_s
         self._latency_s += (_SMOOTHING if self.proven else 1.0) * (took_s - self._latency_s)
-        if health == "works":
-            self._works(took_s, now_s, full=full)
-        else:
-            self._does_not(health, took_s, now_s, asked_s)
         self.proven = True
-
-    def _works(self, took_s: float, now_s: float, *, full: bool) -> None:
-        self._answered_s = now_s
-        self.failing, self._pause_s = False, 0.0
-        self.breaker.succeeded(now_s)
-        if took_s >= SLOW_S:
-            self.last_trouble = "takes long to answer"
-            self._shrink()
+        if health == "works":
+            self._works(now_s)
         else:
+            self._does_not(health, now_s, asked_s)
+        if health in ("throttles", "times_out"):
+            self._shrink(started_s, now_s)
+        elif took_s >= SLOW_S:
+            if not excused:
+                self.last_trouble = self.last_trouble if self.failing else "takes long to answer"
+                self._shrink(started_s, now_s)
+        elif health == "works":
             self.slow = False
             if full or self.queue:
                 self._grow()
 
-    def _does_not(self, health: Health, took_s: float, now_s: float, asked_s: float) -> None:
+    def _works(self, now_s: float) -> None:
+        self._answered_s = now_s
+        self.failing, self._pause_s = False, 0.0
+        self.breaker.succeeded(now_s)
+
+    def _does_not(self, health: Health, now_s: float, asked_s: float) -> None:
         self.failing, self.last_trouble = True, _WORDS[health]
         self.breaker.failed(now_s)
         if health == "throttles":
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             self._not_before_s = max(self._not_before_s, now_s + max(asked_s, self._pause_s))
-        if health != "fails" or took_s >= SLOW_S:
-            self._shrink()
 
     def _grow(self) -> None:
         """Only what is used grows: an endpoint that needs two at once and dies shall not hang with a hundred."""
         step = 1.0 if self._doubles else 1.0 / self._window
         self._window = min(self._window + step, float(self.window_max))
 
-    def _shrink(self) -> None:
+    def _shrink(self, started_s: float, now_s: float) -> None:
+        """Once a round trip: requests that were under way together tell one thing and not several."""
         self.slow, self._doubles = True, False
-        self._window = max(self._window / 2, 1.0)
+        if started_s > self._shrunk_s:
+            self._window, self._shrunk_s = max(self._window / 2, 1.0), now_s
 
     # ---- what has to wait -------------------------------------------------------------------------------------------
 
@@ -213,20 +222,26 @@ class Lane(Generic[_Q]):
         """Of a rate: times that are promised to others. A newcomer comes after them."""
         return self._bucket is not None and self._slot_s > now_s + self._bucket.interval_s
 
-    def book(self, now_s: float, *, again: bool) -> float:
+    def book(self, now_s: float, waits: int) -> float:
         """A time of its own for a record that must wait elsewhere, in seconds from now: N of them come back spread out.
 
-        ``again``: it had its time already and met a full lane; it waits for what is before it here, and no longer.
+        ``waits``: how often it did already. At a rate its first time is its turn, and when it comes early it waits for
+        the queue alone. Where only the endpoint's own pace is known, that may be another by then: times lie within a
+        horizon that grows with every wait, so that an endpoint that recovers is not left idle, and a long backlog does
+        not go round and round.
         """
-        wait_s = self.wait_s(now_s)
-        if not again:
-            slot_s = max(self._slot_s, now_s + wait_s)
-            self._slot_s = slot_s + self._spacing_s(now_s)
-            wait_s = slot_s - now_s
-        longest_s = _LONGEST_WAIT_S if self._bucket is None else _LONGEST_LIMITED_WAIT_S
-        if wait_s >= longest_s:
-            self._slot_s = now_s + longest_s
-        return min(wait_s, longest_s)
+        closed_s, wait_s = self.closed_s(now_s), self.wait_s(now_s)
+        if self._bucket is not None and waits:
+            return min(wait_s, _LONGEST_LIMITED_WAIT_S)
+        slot_s = max(self._slot_s, now_s + wait_s)
+        self._slot_s = slot_s + self._spacing_s(now_s)
+        wait_s = slot_s - now_s
+        if self._bucket is not None:
+            if wait_s >= _LONGEST_LIMITED_WAIT_S:
+                self._slot_s = now_s + _LONGEST_LIMITED_WAIT_S
+            return min(wait_s, _LONGEST_LIMITED_WAIT_S)
+        horizon_s = min(_FIRST_HORIZON_S * 1.5 ** min(waits, 20), _LONGEST_HORIZON_S)
+        return min(closed_s, _LONGEST_LIMITED_WAIT_S) + max(wait_s - closed_s, 0.0) % horizon_s
 
     @property
     def idle(self) -> bool:

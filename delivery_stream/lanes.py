@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from delivery_stream.lane import QUEUE_MAX, SLOW_S, Health, Lane, WaitReason
@@ -22,6 +23,10 @@ WAITING_MAX_BYTES = 64 * 1024 * 1024
 _CROWDED_QUEUE_MAX = 32
 #: A lane that flaps is told of this often.
 SHOWN_EVERY_S = 2.0
+#: Of one lane at a time: a burst of these would itself be what holds the others up.
+_OVERFLOW_A_TICK = 100
+#: Without a tick for so long, this process was held up, and no endpoint is to blame for what took long meanwhile.
+_STALL_S = 0.3
 #: Lanes that are remembered; a forgotten one begins anew.
 LANES_MAX = 50_000
 
@@ -35,6 +40,11 @@ class Entry(Protocol):
 
     @property
     def size_bytes(self) -> int: ...
+
+    @property
+    def waits(self) -> int:
+        """How often it was put off already."""
+        ...
 
 
 _E = TypeVar("_E", bound=Entry)
@@ -55,7 +65,6 @@ class PutOff(NamedTuple, Generic[_E]):
     """This record shall come back in so many seconds."""
 
     entry: _E
-    lane: Lane[_E]
     wait_s: float
     reason: WaitReason
 
@@ -89,6 +98,7 @@ class Lanes(Generic[_E]):
         self._changed: set[Lane[_E]] = set()
         self._apart = 0
         self._busy_lanes = 0
+        self._ticked_s = self._stalled_s = 0.0
         self.waiting = 0
         self.waiting_bytes = 0
 
@@ -138,9 +148,9 @@ class Lanes(Generic[_E]):
         most = self._max_per_endpoint if max_in_flight is None else min(max_in_flight, self._max_in_flight)
         lane.limit(rate, most, now_s)
 
-    def admit(self, entry: _E, lane: Lane[_E], now_s: float, *, again: bool) -> Verdict:
-        """Whether it starts, waits for its turn, or must wait elsewhere (`put_off`). ``again``: it did that already."""
-        if not again and lane.has_backlog(now_s):
+    def admit(self, entry: _E, lane: Lane[_E], now_s: float) -> Verdict:
+        """Whether it starts, waits for its turn, or must wait elsewhere (`put_off`)."""
+        if not entry.waits and lane.has_backlog(now_s):
             return Verdict.WAIT
         if not lane.queue and self._may_start(lane, now_s):
             return Verdict.START
@@ -159,10 +169,9 @@ class Lanes(Generic[_E]):
         self._queue(entry, lane, now_s)
         return Verdict.QUEUED
 
-    def put_off(self, entry: _E, lane: Lane[_E], now_s: float, *, again: bool) -> PutOff[_E]:
+    def put_off(self, entry: _E, lane: Lane[_E], now_s: float) -> PutOff[_E]:
         """When a record that may not go now shall come back."""
-        reason = lane.reason(now_s)
-        return PutOff(entry, lane, lane.book(now_s, again=again), reason)
+        return PutOff(entry, lane.book(now_s, entry.waits), lane.reason(now_s))
 
     def start(self, entry: _E, lane: Lane[_E], now_s: float) -> None:
         """Its request is under way from now on."""
@@ -179,7 +188,7 @@ class Lanes(Generic[_E]):
         flight.over, lane = True, flight.lane
         self._apart -= lane.apart
         lane.overdue -= flight.old
-        lane.ended(entry, health, now_s, asked_s=asked_s)
+        lane.ended(entry, health, now_s, asked_s=asked_s, excused=self._stalled_s > flight.started_s)
         if not lane.in_flight:
             self._busy_lanes -= 1
         self._look_again(lane)
@@ -215,9 +224,12 @@ class Lanes(Generic[_E]):
 
     def tick(self, now_s: float) -> Iterator[PutOff[_E]]:
         """A few times a second: what grew old, whose time has come; gives what has waited long enough here."""
+        if now_s - self._ticked_s > _STALL_S:
+            self._stalled_s = now_s
+        self._ticked_s = now_s
         self._grow_old(now_s)
         for lane in list(self._queued):
-            yield from self._overflow(lane, now_s)
+            yield from islice(self._overflow(lane, now_s), _OVERFLOW_A_TICK)
             if lane.queue:
                 self._ready.setdefault(lane)
 
@@ -270,7 +282,7 @@ class Lanes(Generic[_E]):
             if lane.trusted and lane.wait_s(now_s) <= self._patience_s:
                 return
             entry = self._unqueue(lane, last=True)
-            yield self.put_off(entry, lane, now_s, again=False)
+            yield self.put_off(entry, lane, now_s)
 
     def _grow_old(self, now_s: float) -> None:
         while self._young and now_s - self._young[0].started_s >= SLOW_S:

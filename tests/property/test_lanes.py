@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery_stream.lane import Lane
+from delivery_stream.lane import Health, Lane
 from delivery_stream.lanes import Lanes, Verdict
 from delivery_stream.token_bucket import TokenBucket
 
 SLOTS = 12
-HEALTHS = st.sampled_from(["works", "throttles", "times_out", "fails", "unknown"])
+HEALTHS: st.SearchStrategy[Health] = st.sampled_from(["works", "throttles", "times_out", "fails", "unknown"])
 #: (what happens, which endpoint or request, seconds until then)
 STEPS = st.lists(
     st.tuples(st.sampled_from(["send", "send", "end", "tick"]), st.integers(0, 5), st.floats(0, 3)), max_size=120
@@ -25,6 +25,7 @@ class Entry:
     queued_s: float = 0.0
     timeout_s: float = 10.0
     size_bytes: int = 100
+    waits: int = 0
 
 
 @given(STEPS, st.data())
@@ -38,7 +39,7 @@ def test_every_record_starts_waits_or_is_put_off_exactly_once_and_the_bounds_hol
         now_s += later_s
         if what == "send":
             entry, lane = Entry(f"endpoint-{number}"), lanes.lane(f"endpoint-{number}", now_s)
-            verdict = lanes.admit(entry, lane, now_s, again=False)
+            verdict = lanes.admit(entry, lane, now_s)
             sent += verdict is not Verdict.FULL
             if verdict is Verdict.START:
                 apart_before = lanes.apart
@@ -48,7 +49,7 @@ def test_every_record_starts_waits_or_is_put_off_exactly_once_and_the_bounds_hol
                 started += 1
             elif verdict is Verdict.WAIT:
                 put_off += 1
-                assert lanes.put_off(entry, lane, now_s, again=False).wait_s >= 0
+                assert lanes.put_off(entry, lane, now_s).wait_s >= 0
         elif what == "end" and under_way:
             entry = under_way.pop(number % len(under_way))
             ended += 1
@@ -81,6 +82,6 @@ def test_a_receiver_sees_no_more_than_rate_times_time_and_one_burst(rate: float,
 def test_booked_times_are_no_closer_than_the_rate_allows(rate: float, records: int) -> None:
     lane: Lane[Entry] = Lane("endpoint", 100, 0.0)
     lane.limit(rate, 100, 0.0)
-    times = [lane.book(0.0, again=False) for _ in range(records)]
+    times = [lane.book(0.0, 0) for _ in range(records)]
     assert times == sorted(times)
     assert times[-1] >= (records - 1) / rate - 1e-6 or times[-1] >= 24 * 3600

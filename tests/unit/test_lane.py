@@ -119,7 +119,7 @@ def test_a_burst_over_the_rate_comes_back_spread_out() -> None:
     limited = lane()
     limited.limit(10.0, 100, 0.0)
     fill(limited, 0.0)
-    times = [limited.book(0.0, again=False) for _ in range(50)]
+    times = [limited.book(0.0, waits=0) for _ in range(50)]
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps == pytest.approx([0.1] * 49)
     assert times[-1] == pytest.approx(5.0, abs=0.3)
@@ -131,7 +131,7 @@ def test_a_newcomer_queues_behind_those_that_have_their_time() -> None:
     fill(limited, 0.0)
     assert not limited.has_backlog(0.0)
     for _ in range(30):
-        limited.book(0.0, again=False)
+        limited.book(0.0, waits=0)
     assert limited.has_backlog(1.0)
     assert not limited.has_backlog(4.0)
 
@@ -141,15 +141,15 @@ def test_who_comes_back_too_early_waits_for_the_queue_and_not_behind_everybody()
     limited.limit(1.0, 100, 0.0)
     fill(limited, 0.0)
     for _ in range(100):
-        limited.book(0.0, again=False)
-    assert limited.book(0.0, again=True) < 3.0
+        limited.book(0.0, waits=0)
+    assert limited.book(0.0, waits=1) < 3.0
 
 
 def test_a_promise_is_bounded() -> None:
     limited = lane()
     limited.limit(0.001, 100, 0.0)
     fill(limited, 0.0)
-    assert max(limited.book(0.0, again=False) for _ in range(1000)) <= 24 * 3600
+    assert max(limited.book(0.0, waits=0) for _ in range(1000)) <= 24 * 3600
 
 
 def test_only_a_lane_of_which_nothing_bad_is_known_may_be_forgotten() -> None:

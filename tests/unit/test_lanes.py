@@ -14,6 +14,7 @@ class Entry:
     queued_s: float = 0.0
     timeout_s: float = 10.0
     size_bytes: int = 1000
+    waits: int = 0
 
 
 class Bench:
@@ -25,14 +26,14 @@ class Bench:
         )
         self.under_way: list[Entry] = []
 
-    def send(self, endpoint: str, now_s: float, *, again: bool = False) -> Verdict:
+    def send(self, endpoint: str, now_s: float) -> Verdict:
         entry, lane = Entry(endpoint), self.lanes.lane(endpoint, now_s)
-        verdict = self.lanes.admit(entry, lane, now_s, again=again)
+        verdict = self.lanes.admit(entry, lane, now_s)
         if verdict is Verdict.START:
             self.lanes.start(entry, lane, now_s)
             self.under_way.append(entry)
         elif verdict is Verdict.WAIT:
-            self.lanes.put_off(entry, lane, now_s, again=again)
+            self.lanes.put_off(entry, lane, now_s)
         return verdict
 
     def end(self, endpoint: str, now_s: float, health: Health = "works", count: int = 1000) -> None:
@@ -149,7 +150,7 @@ def test_memory_is_bounded_by_bytes_too() -> None:
     verdicts = []
     for _ in range(400):
         entry, lane = Entry("one", size_bytes=1024 * 1024), bench.lanes.lane("one", 0.1)
-        verdicts.append(bench.lanes.admit(entry, lane, 0.1, again=False))
+        verdicts.append(bench.lanes.admit(entry, lane, 0.1))
         if verdicts[-1] is Verdict.START:
             bench.lanes.start(entry, lane, 0.1)
     assert verdicts.count(Verdict.QUEUED) == 64
