@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
 
 from aiokafka import ConsumerRecord
 
@@ -11,6 +13,9 @@ from delivery_stream.deliver import DeliverIO, deliver, put_off
 from delivery_stream.intake import Astray, IntakeIO
 from shared.records import Delivery
 from shared.subscriptions import Absent, Found
+
+#: Once for each batch with subscriptions that are not in memory.
+LEARN_S = 1.0
 
 
 class Deliveries:
@@ -30,6 +35,15 @@ class Deliveries:
     def peek(self, subscription_id: str) -> Found | Absent | None:
         """What is in memory of a subscription."""
         return self._io.subscriptions.peek(subscription_id)
+
+    async def learn(self, subscription_ids: Iterable[str]) -> None:
+        """Have these in memory, if that is a matter of a moment: an endpoint is not slow because our stores are."""
+        unknown = [one for one in subscription_ids if self.peek(one) is None]
+        if not unknown or self._io.subscriptions.postgres_trouble:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEARN_S):
+                await asyncio.gather(*map(self._io.subscriptions.get, unknown))
 
     async def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> bool:
         return await deliver(delivery, self._io, ended)

@@ -19,7 +19,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from delivery_stream.decision import Answered, Outcome, Wait, health_of
 from delivery_stream.intake import Astray, Unreadable, read
 from delivery_stream.lane import Health
-from delivery_stream.lanes import Lanes, PutOff, Verdict
+from delivery_stream.lanes import TICK_S, Lanes, PutOff, Verdict
 from delivery_stream.offsets import Commit, Tracker
 from delivery_stream.repeats import Repeats
 from shared.clock import Clock
@@ -36,8 +36,6 @@ REVOKE_DRAIN_S = 2.5
 BESIDE_AT_ONCE = 16
 #: As long as any request may take (`Subscription.timeout_seconds` goes so far), where nobody knows better.
 TIMEOUT_MAX_S = 300.0
-#: How often the lanes look at the time.
-TICK_S = 0.05
 #: Beyond the slots of requests: what Kafka has still to confirm, at once.
 _UNCONFIRMED_MAX = 2000
 
@@ -53,6 +51,7 @@ class Delivers(Protocol):
     async def bury(self, record: ConsumerRecord, reason: str) -> None: ...
     def peek(self, subscription_id: str) -> Found | Absent | None: ...
     def partitions(self) -> int: ...
+    async def learn(self, subscription_ids: Iterable[str]) -> None: ...
     @property
     def timeout_s(self) -> float: ...
 
@@ -209,13 +208,14 @@ class Dispatcher:
             self._take_beside(records, held)
             return
         count = self._io.partitions()
-        for record in records:
+        whats = [read(record, count) for record in records]
+        await self._io.learn({what.subscription_id for what in whats if isinstance(what, Delivery)})
+        for record, what in zip(records, whats, strict=True):
             if held.revoked or self._draining:
                 # Not received as far as the tracker knows: the next owner starts with it.
                 return
             if not held.tracker.received(record.offset):
                 continue
-            what = read(record, count)
             if isinstance(what, Delivery):
                 await self._enter(_Entry(what, record.offset, held))
             else:

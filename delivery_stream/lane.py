@@ -26,7 +26,7 @@ _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 #: A rate limit is kept for as long as this; a lane's own pace may change, and is trusted for longer with every wait.
 _LONGEST_LIMITED_WAIT_S = 24 * 3600.0
-_FIRST_HORIZON_S = 15.0
+_FIRST_HORIZON_S = 5.0
 _LONGEST_HORIZON_S = 600.0
 _SMOOTHING = 0.2
 #: What a lane without trouble can still become, for a guess at how soon a record gets its turn.
@@ -155,15 +155,15 @@ class Lane(Generic[_Q]):
             self._bucket.take(now_s)
 
     def ended(
-        self, request: object, health: Health, now_s: float, *, asked_s: float = 0.0, excused: bool = False
+        self, request: object, health: Health, now_s: float, *, asked_s: float = 0.0, ours_s: float = 0.0
     ) -> None:
-        """It is over. ``asked_s``: how long the endpoint asked to be left alone. ``excused``: we were slow."""
+        """It is over. ``asked_s``: how long the endpoint asked to be left alone. ``ours_s``: of its time, our fault."""
         full = len(self._since_s) >= self.window
         started_s = self._since_s.pop(request)
         if health == "unknown":
             self.breaker.told_nothing()
             return
-        took_s = now_s - started_s
+        took_s = max(now_s - started_s - ours_s, 0.0)
         self._latency_s += (_SMOOTHING if self.proven else 1.0) * (took_s - self._latency_s)
         self.proven = True
         if health == "works":
@@ -173,9 +173,8 @@ class Lane(Generic[_Q]):
         if health in ("throttles", "times_out"):
             self._shrink(started_s, now_s)
         elif took_s >= SLOW_S:
-            if not excused:
-                self.last_trouble = self.last_trouble if self.failing else "takes long to answer"
-                self._shrink(started_s, now_s)
+            self.last_trouble = self.last_trouble if self.failing else "takes long to answer"
+            self._shrink(started_s, now_s)
         elif health == "works":
             self.slow = False
             if full or self.queue:

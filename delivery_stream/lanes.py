@@ -16,6 +16,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from delivery_stream.lane import QUEUE_MAX, SLOW_S, Health, Lane, WaitReason
 
+#: How often `tick` wants to be called.
+TICK_S = 0.05
 #: Of all lanes together, what waits for its turn.
 WAITING_MAX = 8192
 WAITING_MAX_BYTES = 64 * 1024 * 1024
@@ -25,8 +27,9 @@ _CROWDED_QUEUE_MAX = 32
 SHOWN_EVERY_S = 2.0
 #: Of one lane at a time: a burst of these would itself be what holds the others up.
 _OVERFLOW_A_TICK = 100
-#: Without a tick for so long, this process was held up, and no endpoint is to blame for what took long meanwhile.
-_STALL_S = 0.3
+#: Ticks that come later than this on the average: we are too slow ourselves, and no endpoint is to blame.
+_BUSY_LAG_S = 0.02
+_LAG_SMOOTHING = 0.2
 #: Lanes that are remembered; a forgotten one begins anew.
 LANES_MAX = 50_000
 
@@ -75,6 +78,8 @@ class _Flight(Generic[_E]):
 
     lane: Lane[_E]
     started_s: float
+    #: `Lanes._held_up_s` at its start.
+    held_up_s: float
     old: bool = False
     over: bool = False
 
@@ -98,7 +103,9 @@ class Lanes(Generic[_E]):
         self._changed: set[Lane[_E]] = set()
         self._apart = 0
         self._busy_lanes = 0
-        self._ticked_s = self._stalled_s = 0.0
+        self._ticked_s: float | None = None
+        self._held_up_s = 0.0
+        self._lag_s = 0.0
         self.waiting = 0
         self.waiting_bytes = 0
 
@@ -155,7 +162,8 @@ class Lanes(Generic[_E]):
         if not lane.queue and self._may_start(lane, now_s):
             return Verdict.START
         crowded = self._crowded(lane)
-        if (lane.queue or crowded or not lane.may_start(now_s)) and lane.wait_s(now_s) > self._patience_s:
+        must_wait = bool(lane.queue) or crowded or not lane.may_start(now_s)
+        if must_wait and lane.wait_s(now_s) > self._patience_s and not self._is_our_fault(lane, now_s):
             return Verdict.WAIT
         if crowded and len(lane.queue) >= _CROWDED_QUEUE_MAX:
             return Verdict.WAIT
@@ -179,7 +187,7 @@ class Lanes(Generic[_E]):
             self._busy_lanes += 1
         lane.started(entry, now_s)
         self._apart += lane.apart
-        flight = self._flights[entry] = _Flight(lane, now_s)
+        flight = self._flights[entry] = _Flight(lane, now_s, self._held_up_s)
         self._young.append(flight)
 
     def ended(self, entry: _E, health: Health, now_s: float, *, asked_s: float = 0.0) -> None:
@@ -188,7 +196,7 @@ class Lanes(Generic[_E]):
         flight.over, lane = True, flight.lane
         self._apart -= lane.apart
         lane.overdue -= flight.old
-        lane.ended(entry, health, now_s, asked_s=asked_s, excused=self._stalled_s > flight.started_s)
+        lane.ended(entry, health, now_s, asked_s=asked_s, ours_s=self._held_up_s - flight.held_up_s)
         if not lane.in_flight:
             self._busy_lanes -= 1
         self._look_again(lane)
@@ -224,9 +232,7 @@ class Lanes(Generic[_E]):
 
     def tick(self, now_s: float) -> Iterator[PutOff[_E]]:
         """A few times a second: what grew old, whose time has come; gives what has waited long enough here."""
-        if now_s - self._ticked_s > _STALL_S:
-            self._stalled_s = now_s
-        self._ticked_s = now_s
+        self._note_lag(now_s)
         self._grow_old(now_s)
         for lane in list(self._queued):
             yield from islice(self._overflow(lane, now_s), _OVERFLOW_A_TICK)
@@ -281,12 +287,30 @@ class Lanes(Generic[_E]):
                 return
             if lane.trusted and lane.wait_s(now_s) <= self._patience_s:
                 return
+            if self._is_our_fault(lane, now_s):
+                return
             entry = self._unqueue(lane, last=True)
             yield self.put_off(entry, lane, now_s)
 
+    def _note_lag(self, now_s: float) -> None:
+        if self._ticked_s is not None:
+            late_s = max(now_s - self._ticked_s - TICK_S, 0.0)
+            self._held_up_s += late_s
+            self._lag_s += _LAG_SMOOTHING * (min(late_s, 1.0) - self._lag_s)
+        self._ticked_s = now_s
+
+    def _is_our_fault(self, lane: Lane[_E], now_s: float) -> bool:
+        """The lane waits for us: putting off what it holds would make us slower still. It is back-pressure instead."""
+        slow = lane.slow or lane.overdue or lane.reason(now_s) != "busy"
+        return self._lag_s > _BUSY_LAG_S and not slow
+
     def _grow_old(self, now_s: float) -> None:
-        while self._young and now_s - self._young[0].started_s >= SLOW_S:
-            flight = self._young.popleft()
+        while self._young:
+            flight = self._young[0]
+            ours_s = self._held_up_s - flight.held_up_s
+            if now_s - flight.started_s - ours_s < SLOW_S:
+                return
+            self._young.popleft()
             if not flight.over:
                 flight.old = True
                 flight.lane.overdue += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiokafka import ConsumerRecord
 
@@ -27,6 +27,9 @@ class Handled:
 
     def partitions(self) -> int:
         return self._partitions
+
+    async def learn(self, subscription_ids: Iterable[str]) -> None:
+        """There is nothing to learn."""
 
     def peek(self, subscription_id: str) -> Found | Absent | None:
         found = self.subscriptions.get(subscription_id)
