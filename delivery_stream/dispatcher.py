@@ -18,7 +18,6 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from delivery_stream.decision import Answered, Outcome, Wait, health_of
 from delivery_stream.intake import Astray, Unreadable, read
-from delivery_stream.lane import Health
 from delivery_stream.lanes import TICK_S, Lanes, PutOff, Verdict
 from delivery_stream.offsets import Commit, Tracker
 from delivery_stream.repeats import Repeats
@@ -299,18 +298,16 @@ class Dispatcher:
             nonlocal under_way
             under_way = False
             asked_s = outcome.retry_after_s if isinstance(outcome, Answered) else 0.0
-            self._over(entry, health_of(outcome), asked_s)
+            self._lanes.ended(entry, health_of(outcome), self._clock.monotonic_s(), asked_s=asked_s)
 
         try:
             await self._repeats.once(entry.attempt_key, lambda: self._io.deliver(entry.delivery, ended))
             self._done(entry)
         finally:
             if under_way:
-                self._over(entry, "unknown", 0.0)
-
-    def _over(self, entry: _Entry, health: Health, asked_s: float) -> None:
-        self._lanes.ended(entry, health, self._clock.monotonic_s(), asked_s=asked_s)
-        self._pump()
+                self._lanes.ended(entry, "unknown", self._clock.monotonic_s())
+            self._lanes.confirmed()
+            self._pump()
 
     def _pump(self) -> None:
         """Start what waits and may go."""

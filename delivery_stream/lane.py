@@ -5,6 +5,7 @@ Times are seconds of a monotonic clock, passed in. Nothing here waits or sends.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -64,6 +65,7 @@ class Lane(Generic[_Q]):
         "_shrunk_s",
         "_since_s",
         "_slot_s",
+        "_slow_once_s",
         "_window",
         "apart",
         "breaker",
@@ -103,6 +105,7 @@ class Lane(Generic[_Q]):
         self._doubles = True  # the window doubles with each round trip until there was trouble once
         self._answered_s = 0.0
         self._shrunk_s = -1.0
+        self._slow_once_s = math.inf
         self._since_s: dict[object, float] = {}
         self._latency_s = 0.0
         self._not_before_s = 0.0
@@ -173,10 +176,13 @@ class Lane(Generic[_Q]):
         if health in ("throttles", "times_out"):
             self._shrink(started_s, now_s)
         elif took_s >= SLOW_S:
-            self.last_trouble = self.last_trouble if self.failing else "takes long to answer"
-            self._shrink(started_s, now_s)
+            # One answer that was slow may be a start or a hiccup; a second one, asked for after it, is not.
+            if self.slow or started_s > self._slow_once_s:
+                self.last_trouble = self.last_trouble if self.failing else "takes long to answer"
+                self._shrink(started_s, now_s)
+            self._slow_once_s = min(self._slow_once_s, now_s)
         elif health == "works":
-            self.slow = False
+            self.slow, self._slow_once_s = False, math.inf
             if full or self.queue:
                 self._grow()
 

@@ -101,6 +101,7 @@ class Lanes(Generic[_E]):
         self._flights: dict[_E, _Flight[_E]] = {}
         self._young: deque[_Flight[_E]] = deque()
         self._changed: set[Lane[_E]] = set()
+        self._unconfirmed = 0
         self._apart = 0
         self._busy_lanes = 0
         self._ticked_s: float | None = None
@@ -117,8 +118,8 @@ class Lanes(Generic[_E]):
 
     @property
     def in_flight(self) -> int:
-        """Requests under way."""
-        return len(self._flights)
+        """Slots that are taken: requests under way, and outcomes that are not on record yet."""
+        return len(self._flights) + self._unconfirmed
 
     @property
     def apart(self) -> int:
@@ -191,7 +192,8 @@ class Lanes(Generic[_E]):
         self._young.append(flight)
 
     def ended(self, entry: _E, health: Health, now_s: float, *, asked_s: float = 0.0) -> None:
-        """Its request is over."""
+        """Its request is over; its slot is free when what came of it is `confirmed`."""
+        self._unconfirmed += 1
         flight = self._flights.pop(entry)
         flight.over, lane = True, flight.lane
         self._apart -= lane.apart
@@ -204,6 +206,10 @@ class Lanes(Generic[_E]):
             self._ready[lane] = None
         if lane.state != lane.shown:
             self._changed.add(lane)
+
+    def confirmed(self) -> None:
+        """What came of an ended request is on record."""
+        self._unconfirmed -= 1
 
     def changes(self, now_s: float) -> Iterator[Lane[_E]]:
         """Lanes whose state is another than people were told, each at most every few seconds."""

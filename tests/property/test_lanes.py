@@ -54,6 +54,7 @@ def test_every_record_starts_waits_or_is_put_off_exactly_once_and_the_bounds_hol
             entry = under_way.pop(number % len(under_way))
             ended += 1
             lanes.ended(entry, data.draw(HEALTHS), now_s)
+            lanes.confirmed()
         else:
             put_off += sum(1 for _ in lanes.tick(now_s))
         fresh = list(lanes.startable(now_s))

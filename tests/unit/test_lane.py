@@ -72,6 +72,20 @@ def test_a_time_out_halves_the_window_and_a_quick_answer_ends_slow_mode() -> Non
     assert slow.trusted
 
 
+def test_one_slow_answer_is_a_hiccup_and_a_second_one_is_slow_mode() -> None:
+    sluggish = lane()
+    for request in fill(sluggish, 0.0):
+        sluggish.ended(request, "works", 2.0)
+    assert not sluggish.slow
+    one(sluggish, "works", 5.0, took_s=2.0)
+    assert sluggish.slow
+    again = lane()
+    one(again, "works", 2.0, took_s=2.0)
+    one(again, "works", 3.0)
+    one(again, "works", 6.0, took_s=2.0)
+    assert not again.slow
+
+
 def test_429_without_a_time_pauses_a_second_and_then_longer() -> None:
     busy = lane()
     one(busy, "throttles", 0.0)

@@ -49,6 +49,7 @@ class Bench:
         for entry in [one for one in self.under_way if one.endpoint == endpoint][:count]:
             self.under_way.remove(entry)
             self.lanes.ended(entry, health, now_s)
+            self.lanes.confirmed()
         self.under_way += self.lanes.startable(now_s)
 
     def prove(self, endpoint: str, now_s: float) -> None:
