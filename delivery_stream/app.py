@@ -18,6 +18,7 @@ from delivery_stream.lane import Lane
 from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit
 from delivery_stream.partition_batches import BatchApp, nothing_comes_here
+from delivery_stream.watchdog import Vitals, stuck
 from shared.clock import Clock
 from shared.errors import NotConfirmed
 from shared.kafka import Producer, SkipWatch, new_consumer
@@ -36,8 +37,6 @@ SKIPS_EVERY_S = 1.0
 SHOW_EVERY_S = 0.5
 #: Of the group: who is not heard of for so long loses its partitions.
 SESSION_S = 10.0
-#: Longer than any attempt may take: with work at hand and nothing finished, something is stuck.
-NO_PROGRESS_S = 120.0
 #: Of the 20 s a stop may take: what is under way after that is repeated by the next owner.
 DRAIN_S = 12.0
 
@@ -58,6 +57,7 @@ class Stream:
         self._clock = clock
         self._partitions = settings.partitions
         self._tasks: list[asyncio.Task[None]] = []
+        self._started_s = 0.0
         self._watch = SkipWatch(self, settings.topics.group(ROLE), clock=clock)
         self._lanes: Lanes[Any] = Lanes(
             max_in_flight=settings.max_in_flight,
@@ -94,6 +94,7 @@ class Stream:
     async def start(self) -> None:
         """Join the group and begin. Kafka has to be there; see `__main__`, which waits for it."""
         self._partitions = await self._producer.partitions(self._settings.topics.deliveries)
+        self._started_s = self._clock.monotonic_s()
         self._tasks = [
             asyncio.create_task(self.dispatcher.commit_regularly(COMMIT_EVERY_S), name="committer"),
             asyncio.create_task(self.dispatcher.tick_regularly(), name="lanes"),
@@ -122,15 +123,20 @@ class Stream:
 
     def stuck(self) -> Mapping[str, str]:
         """Why this worker should be started again; empty while it works, or waits for something outside."""
+        if not self._tasks:
+            return {}
         now_s = self._clock.monotonic_s()
-        found: dict[str, str] = {}
-        if (over_s := self._lanes.overdue_s(now_s)) > 0:
-            found["request"] = f"a request is {over_s:.0f} s beyond twice its deadline"
-        idle_s = now_s - self.dispatcher.progress_s
-        work = self.app.lag + self.dispatcher.unfinished if self.dispatcher.joined else 0
-        if work and idle_s > NO_PROGRESS_S and not self._producer.trouble and self._is_member():
-            found["progress"] = f"nothing was finished for {idle_s:.0f} s, and {work} records wait"
-        return found
+        return stuck(
+            Vitals(
+                now_s=now_s,
+                turned_s=self.app.turned_s,
+                progress_s=self.dispatcher.progress_s,
+                heartbeat_s=max(self.app.heartbeat_s, self._started_s),
+                work=self.app.lag + self.dispatcher.unfinished,
+                overdue_s=self._lanes.overdue_s(now_s),
+                kafka_trouble=self._producer.trouble,
+            )
+        )
 
     def _is_member(self) -> bool:
         """No request starts while our partitions may be another's: the group has not heard from us for too long."""

@@ -88,6 +88,11 @@ class BatchApp(faust.App):
         return thread.heartbeat_s if thread else 0.0
 
     @property
+    def turned_s(self) -> float:
+        """When the loop that fetches last came round, by the monotonic clock."""
+        return cast(_BatchConsumer, self.consumer).turned_s
+
+    @property
     def lag(self) -> int:
         """Records of our partitions that are there and not fetched, as of the last fetch."""
         return cast(_BatchConsumer, self.consumer).lag
@@ -166,6 +171,7 @@ class _BatchConsumer(Consumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         self._asked_again: dict[TopicPartition, int] = {}
         self.lag = 0
+        self.turned_s = time.monotonic()
         super().__init__(*args, **options)
 
     def _new_consumer_thread(self) -> _ConsumerThread:
@@ -198,6 +204,7 @@ class _BatchConsumer(Consumer):
 
     async def _drain_messages(self, fetcher: Any) -> None:
         while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+            self.turned_s = time.monotonic()
             if not self.flow_active:
                 await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # asyncio.Event serves, as in Faust
                 continue

@@ -52,7 +52,7 @@ class System:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._ports: dict[str, int] = {}
         for name in _MODULES:
-            self._ports[name] = free_port(taken=set(self._ports.values()))
+            self._new_port(name)
         self._logs = Path(settings.data_dir) / "system-logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self.api = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._ports[API]}", timeout=15)
@@ -75,11 +75,16 @@ class System:
         if error is not None:
             sys.stderr.write(self.tail())
 
+    def _new_port(self, name: str) -> None:
+        self._ports[name] = free_port(taken=set(self._ports.values()))
+
     def start(self, name: str) -> None:
-        """Start one process; see `ready`."""
+        """Start one process; see `ready`. ``delivery-stream#2`` is a second one of that kind."""
+        if name not in self._ports:
+            self._new_port(name)
         own = {"HEALTH_PORT": str(self._ports[name])} if name != API else {"API_PORT": str(self._ports[API])}
         environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
-        command = (sys.executable, "-m", _MODULES[name])
+        command = (sys.executable, "-m", _MODULES[name.partition("#")[0]])
         # `env -i`: a child of these tests hears nothing of the developer's environment.
         pairs = [f"{key}={value}" for key, value in {**environment, **as_environment(self.settings), **own}.items()]
         program = Program(name, ("env", "-i", *pairs, *command), directory=self._logs)

@@ -1,0 +1,144 @@
+"""Stream workers that stop, join and leave under load: nothing is lost, and little is repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import signal
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from shared.kafka import ensure_topics
+from tests.conftest import FreshSettings
+from tests.receiver import Answer, Receiver
+from tests.system import API, SCHEDULER, SINK, STREAM, System
+
+ENDPOINTS = 12
+WORKERS = (STREAM, STREAM + "#2", STREAM + "#3")
+#: Workers that come and go do so for this long.
+RESTLESS_S = 30.0
+#: As long as a worker that was killed may be missed by its endpoints.
+SILENCE_MAX_S = 15.0
+
+
+class Load:
+    """Numbered events to all endpoints in turn, until told to stop."""
+
+    def __init__(self, system: System, subscriptions: list[str], per_second: int) -> None:
+        self._system = system
+        self._subscriptions = itertools.cycle(subscriptions)
+        self._pause_s = 10 / per_second
+        self.accepted: list[str] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        sending = asyncio.create_task(self._send())
+        try:
+            yield
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def _send(self) -> None:
+        while True:
+            ten = [(next(self._subscriptions), b"{}") for _ in range(10)]
+            self.accepted += await asyncio.shield(asyncio.ensure_future(self._system.ingest_many(ten, producers=5)))
+            await asyncio.sleep(self._pause_s)
+
+
+async def endpoints(system: System, receiver: Receiver, answer_after_s: float) -> list[str]:
+    receiver.script_default(Answer(delay_s=answer_after_s))
+    return [(await system.subscribe(f"{receiver.url}/{number}"))["id"] for number in range(ENDPOINTS)]
+
+
+async def until_all_arrived(receiver: Receiver, accepted: list[str], within_s: float = 60) -> Counter[str]:
+    deadline = time.monotonic() + within_s
+    while missing := set(accepted) - {arrival.headers["webhook-id"] for arrival in receiver.arrivals}:
+        assert time.monotonic() < deadline, f"{len(missing)} of {len(accepted)} are missing"
+        await asyncio.sleep(0.1)
+    return Counter(arrival.headers["webhook-id"] for arrival in receiver.arrivals)
+
+
+async def test_a_worker_that_is_told_to_stop_finishes_what_is_under_way_and_leaves_the_rest(
+    fresh_settings: FreshSettings, tmp_path: Path
+) -> None:
+    settings = fresh_settings(data_dir=tmp_path, max_in_flight=200)
+    await ensure_topics(settings)
+    async with Receiver() as receiver, System(settings, only=(API, SCHEDULER, SINK, STREAM)) as system:
+        load = Load(system, await endpoints(system, receiver, 0.3), per_second=150)
+        async with load.running():
+            await receiver.wait_for(300, timeout_s=30)
+            in_flight, told_s = receiver.in_flight, time.monotonic()
+            system.kill(STREAM, signal.SIGTERM)
+            assert await system.ended(STREAM) == 0
+            took_s = time.monotonic() - told_s
+        system.start(STREAM)
+        counts = await until_all_arrived(receiver, load.accepted)
+        repeats = sum(counts.values()) - len(counts)
+        print(f"stopped in {took_s:.1f} s, {in_flight} in flight, {len(load.accepted)} accepted, {repeats} repeated")
+        assert took_s < 20
+        assert repeats <= in_flight
+
+
+async def test_workers_that_come_and_go_lose_nothing(fresh_settings: FreshSettings, tmp_path: Path) -> None:
+    settings = fresh_settings(data_dir=tmp_path, max_in_flight=200)
+    seed = random.randrange(2**32)
+    dice = random.Random(seed)
+    await ensure_topics(settings)
+    async with Receiver() as receiver, System(settings, only=(API, SCHEDULER, SINK, STREAM)) as system:
+        load = Load(system, await endpoints(system, receiver, 0.1), per_second=100)
+        up, stops, ends_s = [STREAM], 0, time.monotonic() + RESTLESS_S
+        async with load.running():
+            while time.monotonic() < ends_s:
+                if len(up) == 1 or (len(up) < len(WORKERS) and dice.random() < 0.6):
+                    name = next(one for one in WORKERS if one not in up)
+                    system.start(name)
+                    up.append(name)
+                    await system.ready(name)
+                else:
+                    name = up.pop(dice.randrange(len(up)))
+                    system.kill(name, signal.SIGTERM)
+                    assert await system.ended(name) == 0
+                    stops += 1
+                await asyncio.sleep(dice.uniform(0, 2))
+        counts = await until_all_arrived(receiver, load.accepted)
+        repeats = sum(counts.values()) - len(counts)
+        print(f"seed {seed}: {stops} stops, {len(load.accepted)} accepted, none lost, {repeats} repeated")
+        assert stops >= 2
+        assert set(counts) == set(load.accepted)
+
+
+async def test_the_endpoints_of_a_killed_worker_are_another_s_within_seconds(
+    fresh_settings: FreshSettings, tmp_path: Path
+) -> None:
+    settings = fresh_settings(data_dir=tmp_path)
+    await ensure_topics(settings)
+    async with Receiver() as receiver, System(settings, only=(API, SCHEDULER, SINK, STREAM)) as system:
+        load = Load(system, await endpoints(system, receiver, 0.01), per_second=60)
+        system.start(WORKERS[1])
+        await system.ready(STREAM, WORKERS[1])
+        async with load.running():
+            await receiver.wait_for(200, timeout_s=30)
+            killed_s = time.monotonic()
+            system.kill(WORKERS[1])
+            await system.ended(WORKERS[1])
+            silent = set(range(ENDPOINTS))
+            while silent:
+                silent = {n for n in silent if not any(a.at_s > killed_s + 11 for a in receiver.of(f"/{n}"))}
+                assert time.monotonic() < killed_s + 40, f"nothing comes to {silent}"
+                await asyncio.sleep(0.1)
+        await until_all_arrived(receiver, load.accepted)
+        gap_s = longest_gap(receiver)
+        print(f"longest silence of an endpoint: {gap_s:.1f} s")
+        assert gap_s <= SILENCE_MAX_S
+
+
+def longest_gap(receiver: Receiver) -> float:
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for arrival in receiver.arrivals:
+        times[arrival.path].append(arrival.at_s)
+    return max(later - earlier for each in times.values() for earlier, later in itertools.pairwise(each))
