@@ -67,7 +67,7 @@ async def _read(consumer: AIOKafkaConsumer, count: int) -> list[Any]:
 async def test_what_is_missing_is_created_once(settings: Settings) -> None:
     names = await ensure_topics(settings)
     topics = settings.topics
-    tiers = [topics.tier(delay_s) for delay_s in settings.retry_delays]
+    tiers = [topics.tier(delay_s) for delay_s in settings.schedule.tiers_s]
     wanted = [topics.events, topics.deliveries, *tiers, topics.parked, topics.dead_letter, topics.attempts]
     assert sorted(names) == sorted(wanted)
     assert await ensure_topics(settings) == []
@@ -79,7 +79,7 @@ async def test_what_is_missing_is_created_once(settings: Settings) -> None:
 async def test_several_processes_may_create_the_topics_at_once(settings: Settings) -> None:
     created = await asyncio.gather(*(ensure_topics(settings) for _ in range(4)))
     names = [name for names in created for name in names]
-    assert len(names) == len(set(names)) == 6 + len(settings.retry_delays) - 1
+    assert len(names) == len(set(names)) == 5 + len(settings.schedule.tiers_s)
 
 
 async def test_no_queue_topic_is_emptied_by_time_or_size(topics_ready: Settings) -> None:
@@ -151,7 +151,8 @@ async def test_a_pattern_reads_every_tier_and_nothing_else(topics_ready: Setting
     consumer = new_consumer(topics_ready, group=topics.group("scheduler"), pattern=topics.tier_pattern)
     async with consuming(consumer):
         assert {record.topic for record in await _read(consumer, 2)} == set(names[:2])
-        assert {partition.topic for partition in consumer.assignment()} == set(names[:2])
+        tiers = {topics.tier(delay_s) for delay_s in topics_ready.schedule.tiers_s}
+        assert {partition.topic for partition in consumer.assignment()} == tiers
 
 
 async def test_records_deleted_before_they_were_read_raise_the_alarm(topics_ready: Settings) -> None:

@@ -29,6 +29,13 @@ async def log_of(system: System, subscription_id: str, kind: str) -> list[dict[s
     return [one for one in found if one["kind"] == kind and one.get("subscription_id") == subscription_id]
 
 
+async def until_logged(system: System, subscription_id: str, kind: str) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + 20
+    while not (found := await log_of(system, subscription_id, kind)):
+        assert time.monotonic() < deadline, f"nothing of the kind {kind}"
+    return found
+
+
 async def test_a_dead_endpoint_holds_up_nobody_and_loses_nothing(
     system: System, receiver: Receiver, healthy: str
 ) -> None:
@@ -40,12 +47,11 @@ async def test_a_dead_endpoint_holds_up_nobody_and_loses_nothing(
     await system.ingest_many((healthy, b'{"n": %d}' % number) for number in range(100))
     await receiver.wait_for(before + 100, "/healthy", timeout_s=15)
     assert len(receiver.of("/dead")) < 60, "a new endpoint gets a few at once"
+    waits = await until_logged(system, dead["id"], "waiting")
     receiver.release("/dead")
 
     for webhook_id in lost_time:
         await system.status_when(webhook_id, "succeeded", within_s=60)
-    waits = await log_of(system, dead["id"], "waiting")
-    assert waits
     assert {wait["reason"] for wait in waits} <= {"busy", "throttled", "breaker_open"}
     waited = {wait["webhook_id"] for wait in waits}
     first = {a.headers["webhook-id"]: a.headers["x-webhook-attempt"] for a in reversed(receiver.of("/dead"))}
@@ -91,13 +97,9 @@ async def test_a_broken_endpoint_is_left_alone_shown_and_found_again_when_it_wor
     accepted = await system.ingest_many((subscription["id"], b"{}") for _ in range(30))
     await receiver.wait_for(FAILURES_IN_A_ROW, "/broken", timeout_s=20)
 
-    async def is_shown() -> bool:
-        states = await log_of(system, subscription["id"], "breaker")
-        return any(state["breaker"] == "open" for state in states)
-
-    deadline = time.monotonic() + 20
-    while not await is_shown():
-        assert time.monotonic() < deadline, "no word of the breaker"
+    shown = await until_logged(system, subscription["id"], "breaker")
+    assert shown[0]["breaker"] == "open"
+    assert shown[0]["reason"] == "fails"
     seen = len(receiver.of("/broken"))
     assert seen <= FAILURES_IN_A_ROW + 8, "what was under way when it opened, and a probe"
     receiver.script("/broken", 200)
