@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address, ip_network
 
 import pytest
 
-from shared.address import permitted, read_address, unwrap
+from shared.address import Address, Network, permitted, read_address, unwrap
+from tests.special_networks import NOT_PUBLIC_V4, NOT_PUBLIC_V6, SPECIAL_V4, SPECIAL_V6, wrappings
 
 REFUSED = {
     "this host": "0.0.0.0",
@@ -113,6 +114,24 @@ def test_what_is_public_is_called(text: str) -> None:
     assert permitted(read_address(text))
 
 
+def _edges(network: Network) -> set[Address]:
+    return {network[0], network[-1], network[network.num_addresses // 2]}
+
+
+@pytest.mark.parametrize(
+    "network", [*SPECIAL_V4, *NOT_PUBLIC_V4, *SPECIAL_V6, *NOT_PUBLIC_V6], ids=lambda network: str(network)
+)
+def test_every_special_network_is_refused_from_end_to_end(network: Network) -> None:
+    for address in _edges(network):
+        assert not permitted(address), address
+
+
+@pytest.mark.parametrize("network", [*SPECIAL_V4, *NOT_PUBLIC_V4], ids=lambda network: str(network))
+def test_an_ipv4_network_is_refused_inside_every_wrapping(network: IPv4Network) -> None:
+    for v4 in _edges(network):
+        assert [str(outer) for outer in wrappings(int(v4)) if permitted(outer)] == []
+
+
 @pytest.mark.parametrize(
     ("outer", "inner"),
     [
@@ -122,6 +141,12 @@ def test_what_is_public_is_called(text: str) -> None:
         ("64:ff9b::1.2.3.4", "1.2.3.4"),
         ("2002:102:304:5::6", "1.2.3.4"),
         ("2001:0:4136:e378:8000:63bf:3fff:fdd2", "192.0.2.45"),  # RFC 4380's own example
+        ("2606:4700::5efe:1.2.3.4", "1.2.3.4"),  # ISATAP
+        ("2606:4700::200:5efe:1.2.3.4", "1.2.3.4"),
+        ("fe80::5efe:1.2.3.4", "1.2.3.4"),
+        ("2002:102:304:0:0:5efe:10.0.0.1", "1.2.3.4"),  # what is around it decides where it goes first
+        ("64:ff9b:1::1.2.3.4", "64:ff9b:1::102:304"),  # local use: its form is not ours to know
+        ("::ffff:1.2.3.4%eth0", "1.2.3.4"),
         ("::", "::"),
         ("::1", "::1"),
         ("2606:4700::1", "2606:4700::1"),
@@ -132,6 +157,28 @@ def test_an_address_inside_another_is_found(outer: str, inner: str) -> None:
     assert unwrap(ip_address(outer)) == ip_address(inner)
 
 
+def test_a_zone_changes_nothing() -> None:
+    assert not permitted(ip_address("::1%1"))
+    assert not permitted(ip_address("::ffff:127.0.0.1%1"))
+    assert permitted(ip_address("2606:4700::1%1"))
+
+
+def test_both_addresses_of_isatap_are_asked_about() -> None:
+    assert permitted(ip_address("2606:4700::5efe:8.8.8.8"))
+    assert not permitted(ip_address("2606:4700::5efe:10.0.0.1"))
+    assert not permitted(ip_address("fe80::5efe:8.8.8.8"))
+    assert not permitted(ip_address("fd00::200:5efe:8.8.8.8"), [ip_network("8.8.8.8/32")])
+    assert permitted(ip_address("fd00::200:5efe:10.0.0.1"), [ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
+
+
+def test_nat64_for_local_use_is_called_when_it_is_allowed_itself() -> None:
+    """Its form is the translator's secret: whoever allows it has to know what it leads to."""
+    address = ip_address("64:ff9b:1::8.8.8.8")
+    assert not permitted(address)
+    assert not permitted(address, [ip_network("0.0.0.0/0")])
+    assert permitted(address, [ip_network("64:ff9b:1::/48")])
+
+
 def test_the_allow_list_is_asked_of_the_unwrapped_address() -> None:
     allowed = [ip_network("127.0.0.0/8"), ip_network("fd00::/8")]
     assert permitted(ip_address("127.0.0.1"), allowed)
@@ -140,3 +187,7 @@ def test_the_allow_list_is_asked_of_the_unwrapped_address() -> None:
     assert not permitted(ip_address("::1"), allowed)
     assert not permitted(ip_address("10.0.0.1"), allowed)
     assert not permitted(ip_address("::ffff:10.0.0.1"), [ip_network("::ffff:0:0/96")])
+    assert permitted(ip_address("64:ff9b::7f00:1"), allowed)
+    assert permitted(ip_address("2002:7f00:1::"), allowed)
+    assert not permitted(ip_address("64:ff9b::7f00:1"), [ip_network("64:ff9b::/96")])
+    assert not permitted(ip_address("2002:7f00:1::"), [ip_network("2002::/16")])
