@@ -16,6 +16,8 @@ from mode.loop import use
 use("uvloop")  # before Faust is imported, or it makes its consumer thread's loop without it
 
 from delivery_stream.app import Stream  # noqa: E402
+from delivery_stream.name_servers import NameServers  # noqa: E402
+from delivery_stream.resolver import Resolver  # noqa: E402
 from delivery_stream.sender import Sender  # noqa: E402
 from shared import logs  # noqa: E402
 from shared.clock import SystemClock  # noqa: E402
@@ -51,7 +53,8 @@ async def run(settings: Settings) -> int:
     producer = Producer(settings, clock=clock)
     subscriptions = SubscriptionMap(settings)
     own = {("127.0.0.1", port) for port in own_ports(settings)}
-    sender = Sender(settings.allowed_target_networks, own, receiver_urls(settings), clock=clock)
+    resolver = Resolver(NameServers(settings.dns_servers))
+    sender = Sender(settings.allowed_target_networks, own, receiver_urls(settings), resolver=resolver, clock=clock)
     stream = Stream(settings, producer=producer, subscriptions=subscriptions, sender=sender, clock=clock)
     health = (
         await serve_health(settings.health_port, live=stream.stuck, ready=stream.troubles)

@@ -1,76 +1,107 @@
-"""Host names to addresses: off the event loop, once per host at a time, remembered for a moment, all of it bounded."""
+"""Host names to addresses: once per host at a time, remembered for as long as the answer says, all of it bounded.
+
+An answer is only where to look: whoever calls an address vets it first, each time, remembered or not.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
-#: Blocking; the addresses of a host as text, best first. Raises OSError.
-Lookup = Callable[[str], list[str]]
+from shared.address import Address
 
-#: As short as DNS answers that are meant to move: a receiver's new address is seen within this time.
-REMEMBERED_S = 30.0
+#: An answer is remembered for its TTL, but no shorter (a TTL of 0 would be a lookup for each connection) …
+TTL_MIN_S = 5.0
+#: … and no longer: as long as a connection may live, so that a receiver that moved is found within a known time.
+TTL_MAX_S = 300.0
+#: That there was no address. Short: names are created after subscriptions, and name servers come back.
+FAILURE_TTL_S = 5.0
+#: Hosts remembered, with and without an address.
 REMEMBERED_MAX = 4096
-#: Lookups running or waiting for a thread. A slow DNS server costs the hosts it serves, and not memory.
-UNDER_WAY_MAX = 256
-#: One blocking getaddrinfo each: so many slow hosts can hang before others wait.
-THREADS = 16
+#: More than MAX_IN_FLIGHT asks for: a slow name server costs the hosts it serves, and neither others nor memory.
+UNDER_WAY_MAX = 1024
+#: One lookup, whatever the name servers do. Who waits may have less time than this.
+LOOKUP_MAX_S = 10.0
 
 
-def system_lookup(host: str) -> list[str]:
-    """What the machine's resolver says."""
-    found = socket.getaddrinfo(host.encode("ascii"), None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(sockaddr[0]) for _family, _type, _proto, _name, sockaddr in found))
+class Resolved(NamedTuple):
+    """The addresses of a host, best first, at least one; ``ttl_s`` as the name servers said it."""
+
+    addresses: tuple[Address, ...]
+    ttl_s: float = 0.0
+
+
+class Unresolved(NamedTuple):
+    """No address, and why, for people."""
+
+    details: str
+    ttl_s: float = FAILURE_TTL_S
+
+
+class Lookup(Protocol):
+    """Asks once. What it raises is a fault of ours; a host without an address is an answer."""
+
+    async def __call__(self, host: str) -> Resolved | Unresolved: ...
+
+    async def close(self) -> None: ...
 
 
 class Resolver:
     """``resolve(host)`` for many at once. Who waits may be cancelled; the lookup goes on and is remembered."""
 
-    def __init__(self, lookup: Lookup = system_lookup, *, remembered_s: float = REMEMBERED_S) -> None:
+    def __init__(
+        self, lookup: Lookup, *, ttl_min_s: float = TTL_MIN_S, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._lookup = lookup
-        self._remembered_s = remembered_s
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="resolve")
-        self._remembered: dict[str, tuple[float, list[str]]] = {}
-        self._under_way: dict[str, asyncio.Future[list[str]]] = {}
+        self._ttl_min_s = ttl_min_s
+        self._now_s = now_s
+        #: Oldest first, with the time until when.
+        self._remembered: dict[str, tuple[float, Resolved | Unresolved]] = {}
+        self._under_way: dict[str, asyncio.Task[Resolved | Unresolved]] = {}
         self._closed = False
 
-    async def resolve(self, host: str) -> list[str]:
-        """The addresses of ``host``, best first. Raises OSError."""
+    async def resolve(self, host: str) -> Resolved | Unresolved:
+        """Where ``host`` is."""
         known = self._remembered.get(host)
-        if known is not None and known[0] > time.monotonic():
+        if known is not None and known[0] > self._now_s():
             return known[1]
-        lookup = self._under_way.get(host) or self._start(host)
+        lookup = self._under_way.get(host)
+        if lookup is None:
+            if self._closed:
+                return Unresolved("closed")
+            if len(self._under_way) >= UNDER_WAY_MAX:
+                return Unresolved("too many lookups under way")
+            lookup = self._under_way[host] = asyncio.create_task(self._look_up(host))
+            lookup.add_done_callback(lambda _: self._under_way.pop(host))
         try:
             # shield: the one who gives up must not take the answer from the others
             return await asyncio.shield(lookup)
         except asyncio.CancelledError:
-            if lookup.cancelled():  # by close(), before a thread had taken it
-                raise OSError("closed") from None
+            if lookup.cancelled():  # by close()
+                return Unresolved("closed")
             raise
 
-    def close(self) -> None:
-        """Starts nothing more; a lookup that hangs in the system's resolver is left to end by itself."""
+    async def close(self) -> None:
+        """Ends what is under way and starts nothing more."""
         self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        ended = list(self._under_way.values())
+        for lookup in ended:
+            lookup.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+        await self._lookup.close()
 
-    def _start(self, host: str) -> asyncio.Future[list[str]]:
-        if self._closed:
-            raise OSError("closed")
-        if len(self._under_way) >= UNDER_WAY_MAX:
-            raise OSError("too many lookups under way")
-        lookup = asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host)
-        self._under_way[host] = lookup
-        lookup.add_done_callback(lambda done: self._finished(host, done))
-        return lookup
-
-    def _finished(self, host: str, lookup: asyncio.Future[list[str]]) -> None:
-        del self._under_way[host]
-        if lookup.cancelled() or lookup.exception() is not None:
-            return
+    async def _look_up(self, host: str) -> Resolved | Unresolved:
+        answer: Resolved | Unresolved
+        try:
+            async with asyncio.timeout(LOOKUP_MAX_S):
+                answer = await self._lookup(host)
+        except TimeoutError:
+            answer = Unresolved("no answer in time")
         self._remembered.pop(host, None)
-        self._remembered[host] = (time.monotonic() + self._remembered_s, lookup.result())
+        ttl_s = min(max(answer.ttl_s, self._ttl_min_s), TTL_MAX_S)
+        self._remembered[host] = (self._now_s() + ttl_s, answer)
         if len(self._remembered) > REMEMBERED_MAX:
             del self._remembered[next(iter(self._remembered))]  # the oldest
+        return answer

@@ -31,8 +31,9 @@ from time import monotonic
 from delivery_stream.connection import Broken, Connection, Reply, describe
 from delivery_stream.connection_pool import ConnectionPool
 from delivery_stream.decision import Answered, NoAnswer, Refused, Timings, retry_after_s
+from delivery_stream.name_servers import NameServers
 from delivery_stream.request_bytes import BadHeader, request_bytes
-from delivery_stream.resolver import Resolver
+from delivery_stream.resolver import Resolved, Resolver, Unresolved
 from shared.address import Address, Network, permitted, read_address, unwrap
 from shared.clock import Clock, SystemClock
 from shared.target_url import Target, parse_target
@@ -63,7 +64,7 @@ class Sender:
         self._refused_endpoints = frozenset((_place(read_address(host)), port) for host, port in refused_endpoints)
         self._excepted_urls = frozenset(excepted_urls)
         self._excepted_origins = frozenset(parse_target(url).origin for url in excepted_urls)
-        self._resolver = resolver or Resolver()
+        self._resolver = resolver or Resolver(NameServers())
         self._pool = pool or ConnectionPool()
         self._tls = tls or ssl.create_default_context()
         self._clock = clock or SystemClock()
@@ -105,7 +106,7 @@ class Sender:
 
     async def close(self) -> None:
         """Cuts every connection; a post under way, or one that still comes, ends as a `NoAnswer`."""
-        self._resolver.close()
+        await self._resolver.close()
         await self._pool.close()
 
     async def _exchange(self, connection: Connection, request: bytes, trip: _Trip) -> Reply | Broken:
@@ -142,28 +143,25 @@ class Sender:
                 return await self._open(connected, target, str(address), trip)
         raise failure
 
-    async def _addresses(self, target: Target, trip: _Trip) -> list[Address]:
+    async def _addresses(self, target: Target, trip: _Trip) -> Sequence[Address]:
         """At least one."""
         try:
-            return [read_address(target.host)]
+            return (read_address(target.host),)
         except ValueError:
             pass
         started_s = monotonic()
+        answer: Resolved | Unresolved
         try:
             async with asyncio.timeout(trip.left_s()):
-                found = [read_address(text) for text in await self._resolver.resolve(target.host)]
+                answer = await self._resolver.resolve(target.host)
         except TimeoutError:
-            raise trip.failed("dns_failed", "no answer in time") from None
-        except socket.gaierror as error:
-            raise trip.failed("dns_failed", error.strerror or "no address") from None
-        except (OSError, ValueError) as error:
-            raise trip.failed("dns_failed", describe(error)) from None
-        if not found:
-            raise trip.failed("dns_failed", "no address")
+            answer = Unresolved("no answer in time")
         trip.dns_ms = _ms_since(started_s)
-        return found
+        if isinstance(answer, Unresolved):
+            raise trip.failed("dns_failed", answer.details)
+        return answer.addresses
 
-    def _vet(self, addresses: list[Address], target: Target, trip: _Trip) -> list[Address]:
+    def _vet(self, addresses: Sequence[Address], target: Target, trip: _Trip) -> Sequence[Address]:
         """All of them or none: a name that has one address we refuse is not to be trusted with the others."""
         for address in addresses:
             if not permitted(address, self._allowed_networks):
@@ -231,7 +229,7 @@ class _Ended(Exception):
         self.outcome = outcome
 
 
-def _to_try(addresses: list[Address]) -> list[Address]:
+def _to_try(addresses: Sequence[Address]) -> list[Address]:
     """The best few, best first; both versions are among them: one of the two may lead nowhere from here."""
     preferred = addresses[0].version
     same = [address for address in addresses if address.version == preferred]

@@ -5,7 +5,7 @@ A field's name is its environment variable in lower case; `.env` is read too, th
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     lane_patience_seconds: float = Field(1.0, ge=0.1, le=10)
     #: Networks in CIDR notation that the address guard lets through although they are not public.
     allowed_target_networks: Annotated[tuple[Network, ...], NoDecode] = ()
+    #: Name servers, `address` or `address:port`, asked for endpoints' hosts instead of those in /etc/resolv.conf.
+    dns_servers: Annotated[tuple[str, ...], NoDecode] = ()
     #: Set: management and status routes need `Authorization: Bearer` with it.
     admin_api_key: SecretStr = SecretStr("")
     #: Fernet keys, comma separated: the first encrypts, all decrypt. `make up` generates one.
@@ -94,6 +96,11 @@ class Settings(BaseSettings):
     def _split_networks(cls, value: Any) -> Any:
         return tuple(ip_network(part) for part in _parts(value)) if isinstance(value, str) else value
 
+    @field_validator("dns_servers", mode="before")
+    @classmethod
+    def _split_servers(cls, value: Any) -> Any:
+        return tuple(name_server(part) for part in _parts(value)) if isinstance(value, str) else value
+
     @property
     def topics(self) -> Topics:
         return Topics(self.topic_prefix)
@@ -111,6 +118,17 @@ def load_settings(**overrides: Any) -> Settings:
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"
         raise ConfigurationError(f"{name}: {first['msg']}") from None
+
+
+def name_server(text: str) -> str:
+    """The same in full: `192.0.2.1:53`, `[2001:db8::1]:53`. Raises ValueError."""
+    bare, port = text, "53"
+    if text.count(":") == 1 or "]:" in text:
+        bare, _, port = text.rpartition(":")
+    address = ip_address(bare[1:-1] if bare.startswith("[") and bare.endswith("]") else bare)
+    if not 1 <= int(port) <= 65535:
+        raise ValueError("a port outside 1 to 65535")
+    return f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}"
 
 
 def _parts(text: str) -> list[str]:
