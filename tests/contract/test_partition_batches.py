@@ -176,3 +176,17 @@ async def test_a_second_worker_joins_under_load_and_nothing_is_lost(topics_ready
                 assert sum(tp.topic == topic for tp in other.dispatcher.partitions) == topics_ready.partitions // 2
     assert by_second
     assert sum(finished.values()) == 6100, "a drained hand-over repeats nothing"
+
+
+async def test_the_group_s_answers_to_heartbeats_are_noted(topics_ready: Settings) -> None:
+    async def handle(_delivery: Delivery) -> None:
+        """Nothing comes."""
+
+    async with running(topics_ready, handle) as worker:
+        await until(lambda: worker.app.heartbeat_s > 0, "membership")
+        joined_s = worker.app.heartbeat_s
+        await until(lambda: worker.app.heartbeat_s > joined_s, "a heartbeat")
+        beat_s = worker.app.heartbeat_s
+        await until(lambda: worker.app.heartbeat_s > beat_s, "another one")
+        assert time.monotonic() - worker.app.heartbeat_s < 10
+        assert time.monotonic() - worker.app.turned_s < 10
