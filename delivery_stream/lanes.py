@@ -230,8 +230,8 @@ class Lanes(Generic[_E]):
                 if lane.queue:
                     self._ready[lane] = None
                 yield entry
-            elif lane.queue and lane.may_start(now_s):
-                short_of_slots.append(lane)
+            elif lane.queue and lane.may_start(now_s) and not self._crowded(lane):
+                short_of_slots.append(lane)  # the others are looked at again with the next tick
         for lane in short_of_slots:
             if lane.queue:
                 self._ready[lane] = None
