@@ -9,14 +9,20 @@ BIN := $(VENV)/bin
 help: ## list these commands
 	@$(PYTHON) -c "import re; [print(f'  make {n:<10} {t}') for n, t in re.findall(r'^([a-z-]+):[^#\n]*## (.+)', open('Makefile').read(), re.M)]"
 
+# Before 24.2, pip trusts a list of its own, which knows no company's proxy. uv and we trust what this machine trusts.
+TRUSTING = REQUESTS_CA_BUNDLE="$${REQUESTS_CA_BUNDLE-$${CURL_CA_BUNDLE-$$($(PYTHON) -c \
+	'import ssl; print(ssl.get_default_verify_paths().cafile or "")')}}"
+
 venv: $(VENV)/.installed ## create .venv with the locked dependencies
 
 $(VENV)/.installed: pyproject.toml requirements/dev.lock requirements/bootstrap.lock
 	@$(PYTHON) -c "import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else 'Hooklog needs Python 3.11, 3.12 or 3.13; PYTHON=python3.12 make … names another one')"
+	@echo "installing the locked dependencies into $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock
-	@$(BIN)/uv --system-certs pip sync --quiet --python $(BIN)/python --require-hashes requirements/bootstrap.lock requirements/dev.lock
-	@$(BIN)/uv --system-certs pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@{ $(TRUSTING) $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock && \
+	$(BIN)/uv --system-certs pip sync --quiet --python $(BIN)/python --require-hashes requirements/bootstrap.lock requirements/dev.lock && \
+	$(BIN)/uv --system-certs pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; } || \
+	{ echo "Hooklog: the dependencies could not be fetched (the reason is above); run the same again to resume" >&2; exit 1; }
 	@touch $@
 
 lock: venv ## resolve the dependencies again into requirements/*.lock
