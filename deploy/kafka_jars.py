@@ -93,7 +93,8 @@ def _fetch_all(wanted: list[Jar], folder: Path, fetch: Fetch, console: Console) 
             for done in as_completed(pending):
                 if why := done.result():
                     failed[pending[done].coordinates] = why
-                bar.advance(task)
+                else:
+                    bar.advance(task)
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the eight under way and not for all
     if failed:

@@ -34,8 +34,8 @@ class _Repository:
         return path
 
 
-def _ensure(folder: Path, repository: _Repository) -> list[Path]:
-    return ensure_jars(folder, _JARS, fetch=repository, console=Console(file=io.StringIO()))
+def _ensure(folder: Path, repository: _Repository, screen: io.StringIO | None = None) -> list[Path]:
+    return ensure_jars(folder, _JARS, fetch=repository, console=Console(file=screen or io.StringIO()))
 
 
 def test_a_second_run_fetches_nothing(tmp_path: Path) -> None:
@@ -57,8 +57,10 @@ def test_a_truncated_jar_is_fetched_again(tmp_path: Path) -> None:
 
 
 def test_a_jar_that_cannot_be_fetched_is_named_and_the_others_stay(tmp_path: Path) -> None:
+    screen = io.StringIO()
     with pytest.raises(JarsMissing, match=r"could not fetch org.example:two:1 .*no connection.*run again to resume"):
-        _ensure(tmp_path, _Repository(without="two"))
+        _ensure(tmp_path, _Repository(without="two"), screen)
+    assert "2/3" in screen.getvalue()
     again = _Repository()
     _ensure(tmp_path, again)
     assert again.asked == ["two"]
