@@ -23,6 +23,8 @@ from deploy.profile import named, with_profile
 from deploy.program import Program, bindable, free_port
 from deploy.readiness import http_ready, kafka_answers, kafka_ready, postgres_ready, redis_ready
 from deploy.supervisor import GaveUp, Service, Supervisor
+from shared.bind_address import check_bind_address
+from shared.encryption import Cipher
 from shared.errors import ConfigurationError, HooklogError
 from shared.kafka import client_options
 from shared.settings import Settings, load_settings
@@ -73,8 +75,14 @@ def up() -> int:
 
 
 def make_plan(said: Mapping[str, str]) -> Plan:
-    """Take DATA_DIR, choose ports, prepare the stores' files. Raises ConfigurationError, JarsMissing."""
+    """Look at the settings, take DATA_DIR, choose ports, prepare the stores' files.
+
+    Raises ConfigurationError, JarsMissing.
+    """
     settings = settings_from(said)
+    check_bind_address(settings)
+    if key := named(said, "ENCRYPTION_KEY"):
+        Cipher(key)
     api_port = _api_port(settings)
     data_dir = DataDir.open(settings.data_dir, versions={"postgres": embedded_postgres.POSTGRES_VERSION})
     try:

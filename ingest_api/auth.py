@@ -13,7 +13,6 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Collection
-from ipaddress import ip_address
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,8 +21,7 @@ from ingest_api.permissions import EVERYTHING, Caller, set_caller
 from ingest_api.problems import RETRY_AFTER, Problem, not_found
 from ingest_api.request_body import bounded
 from shared.api_keys import ApiKey, key_hash
-from shared.errors import ConfigurationError, StoreUnavailable
-from shared.settings import Settings
+from shared.errors import StoreUnavailable
 
 #: Added by our sender to every POST: how often what it delivers has come in here before, plus one.
 HOPS_HEADER = "X-Hooklog-Hops"
@@ -65,12 +63,6 @@ def hops(scope: Scope) -> int:
     """How often this request's event has passed through us already, 0 to 2."""
     count: int = scope[_HOPS]
     return count
-
-
-def check_bind_address(settings: Settings) -> None:
-    """Raises ConfigurationError: others could reach us and no key is asked."""
-    if not settings.admin_api_key.get_secret_value() and not _is_loopback(settings.api_host):
-        raise ConfigurationError("API_HOST is not loopback: set ADMIN_API_KEY, or listen on 127.0.0.1")
 
 
 class Gate:
@@ -192,10 +184,3 @@ def _hops(given: bytes | None) -> int:
     if given is None or not given.isdigit():
         return 0
     return int(given) if len(given) < 4 else MOST_HOPS
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
-from ingest_api.auth import check_bind_address
+from shared.bind_address import check_bind_address
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from tests.api.conftest import Api, running_api

@@ -58,6 +58,18 @@ def test_a_setting_that_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) ->
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("API_HOST", "0.0.0.0"), ("ENCRYPTION_KEY", "short"), ("MAX_RESTARTS", "-1")]
+)
+def test_a_setting_that_cannot_work_is_said_before_anything_starts(tmp_path: Path, name: str, value: str) -> None:
+    done = _up(tmp_path, DATA_DIR=str(tmp_path / "data"), **{"API_PORT": "0", name: value})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"hooklog: {name}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_data_dir_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"^DATA_DIR: .*/file/data cannot be used: Not a directory$"):
