@@ -75,7 +75,8 @@ def curl_to_paste(base_url: str, data_dir: DataDir, settings: Settings) -> list[
     return [
         """body='{"event_type":"order.created","order":42}'""",
         f"""curl -d "$body" -H 'Content-Type: application/json' -H "$(printf %s "$body" | {sign})" {ingest}""",
-        f"curl{key} '{base_url}/subscriptions/{note['id']}/logs?limit=5'",
+        # Pasted together with the others it would be asked before the attempt is in the log.
+        f"sleep 1; curl{key} '{base_url}/subscriptions/{note['id']}/logs?limit=5'",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -107,14 +108,18 @@ def test_up_delivers_a_first_event_survives_a_kill_and_starts_again(
 
 
 def _commands(text: str) -> list[str]:
-    return re.findall(r"^  ((?:body=|curl ).*)$", text, re.MULTILINE)
+    return re.findall(r"^  ((?:body=|curl |sleep ).*)$", text, re.MULTILINE)
 
 
 def _paste(text: str, folder: Path) -> None:
     """The printed commands do what they say: as printed where there is a curl, else their signature and address."""
-    body, send = _commands(text)[:2]
+    body, send, look = _commands(text)
     if shutil.which("curl"):
-        assert '"status":"accepted"' in _output_of(f"{body}\n{send}", folder)
+        answer = json.loads(_output_of(f"{body}\n{send}", folder))
+        assert answer["status"] == "accepted"
+        deadline = time.monotonic() + 30
+        while answer["webhook_id"] not in _output_of(look, folder):
+            assert time.monotonic() < deadline
     signing, url = re.search(r"\$\((.*?)\)", send), send.split()[-1]
     assert signing
     name, _, value = _output_of(f"{body}\n{signing[1]}", folder).strip().partition(": ")
