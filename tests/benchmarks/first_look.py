@@ -23,8 +23,8 @@ BODY = b'{"event_type":"bench","filler":"' + b"x" * 990 + b'"}'
 
 
 async def main() -> None:
-    """Against API_URL, else the address `make up` chose by default."""
-    base_url = os.environ.get("API_URL") or f"http://127.0.0.1:{os.environ.get('API_PORT', '8000')}"
+    """Against the API of the stack.env that was sourced."""
+    base_url = os.environ["HOOKLOG_URL"]
     async with Receiver() as receiver, aiohttp.ClientSession(base_url) as client:
         async with client.post("/subscriptions/", json={"target_url": f"{receiver.url}/bench"}) as answer:
             subscription = await answer.json()
