@@ -97,6 +97,8 @@ class Lanes(Generic[_E]):
         self._lanes: OrderedDict[str, Lane[_E]] = OrderedDict()
         #: Those with something to start, as far as is known, in the order of their turns.
         self._ready: OrderedDict[Lane[_E], None] = OrderedDict()
+        #: Those that wait for one of the slots of requests that may take long.
+        self._crowd: OrderedDict[Lane[_E], None] = OrderedDict()
         self._queued: OrderedDict[Lane[_E], None] = OrderedDict()
         self._flights: dict[_E, _Flight[_E]] = {}
         self._young: deque[_Flight[_E]] = deque()
@@ -204,6 +206,8 @@ class Lanes(Generic[_E]):
         self._look_again(lane)
         if lane.queue:
             self._ready[lane] = None
+        if self._crowd:
+            self._ready.setdefault(self._crowd.popitem(last=False)[0])
         if lane.state != lane.shown:
             self._changed.add(lane)
 
@@ -230,8 +234,10 @@ class Lanes(Generic[_E]):
                 if lane.queue:
                     self._ready[lane] = None
                 yield entry
-            elif lane.queue and lane.may_start(now_s) and not self._crowded(lane):
-                short_of_slots.append(lane)  # the others are looked at again with the next tick
+            elif lane.queue and self._crowded(lane):
+                self._crowd.setdefault(lane)
+            elif lane.queue and lane.may_start(now_s):
+                short_of_slots.append(lane)
         for lane in short_of_slots:
             if lane.queue:
                 self._ready[lane] = None
@@ -242,7 +248,7 @@ class Lanes(Generic[_E]):
         self._grow_old(now_s)
         for lane in list(self._queued):
             yield from islice(self._overflow(lane, now_s), _OVERFLOW_A_TICK)
-            if lane.queue:
+            if lane.queue and lane not in self._crowd:
                 self._ready.setdefault(lane)
 
     def drop(self, is_gone: Callable[[_E], bool]) -> None:
@@ -284,6 +290,7 @@ class Lanes(Generic[_E]):
         if not lane.queue:
             del self._queued[lane]
             self._ready.pop(lane, None)
+            self._crowd.pop(lane, None)
         return entry
 
     def _overflow(self, lane: Lane[_E], now_s: float) -> Iterator[PutOff[_E]]:

@@ -32,7 +32,8 @@ class OwnBroker:
 
     async def ready(self) -> None:
         """Wait until it takes records and group members."""
-        await readiness.until_ready(lambda: readiness.kafka_ready(self.bootstrap_servers), within_s=60)
+        why = await readiness.until_ready(lambda: readiness.kafka_ready(self.bootstrap_servers), within_s=90)
+        assert not why, f"{why}; {self._folder / 'kafka.log'}"
 
     async def halt(self, how: signal.Signals) -> None:
         """SIGSTOP freezes it; after SIGTERM (in order: it gives up its partitions) and SIGKILL it is gone."""
