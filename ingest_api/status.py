@@ -65,10 +65,16 @@ class StatusReader:
 
         def ask() -> tuple[LoggedDelivery | LoggedEvent | None, int]:
             watermark_ms = self.attempt_log.watermark_ms()
-            log, tenant = self.attempt_log, caller.tenant
-            return log.delivery(webhook_id, tenant=tenant) or log.event(webhook_id, tenant=tenant), watermark_ms
+            state = self._logged(webhook_id, caller.tenant)
+            if state is None and caller.tenant is not None and self._logged(webhook_id, None) is not None:
+                raise not_found("event")  # another tenant's: not even `queued` is said of it
+            return state, watermark_ms
 
         return await asyncio.to_thread(ask)
+
+    def _logged(self, webhook_id: str, tenant: str | None) -> LoggedDelivery | LoggedEvent | None:
+        log = self.attempt_log
+        return log.delivery(webhook_id, tenant=tenant) or log.event(webhook_id, tenant=tenant)
 
     def _not_in_the_log(
         self, webhook_id: str, caller: Caller, accepted_ms: int | None, watermark_ms: int
@@ -89,8 +95,11 @@ class StatusReader:
         return EventStatus.queued(webhook_id, accepted)
 
     def _accepted(self, webhook_id: str, caller: Caller) -> Accepted | None:
+        """Problem 404 when it was accepted here for another tenant."""
         accepted = self.recent.get(webhook_id)
-        return accepted if accepted is not None and caller.sees(accepted.tenant) else None
+        if accepted is not None and not caller.sees(accepted.tenant):
+            raise not_found("event")
+        return accepted
 
 
 def router(reader: StatusReader) -> APIRouter:
