@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ingest_api.permissions import EVERYTHING, Caller, set_caller
 from ingest_api.problems import RETRY_AFTER, Problem, not_found
-from ingest_api.request_body import bounded
+from ingest_api.request_body import bounded, refuse_coding
 from shared.api_keys import ApiKey, key_hash
 from shared.errors import StoreUnavailable
 
@@ -161,8 +161,10 @@ def _check_content_type(scope: Scope, headers: dict[bytes, bytes]) -> None:
     """Raises Problem 415: a form on a foreign page can send anything but JSON without asking first."""
     if scope["method"] in ("GET", "HEAD") or _is_event(scope["path"]):
         return
-    has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-    if has_body and not _is_json(headers.get(b"content-type", b"")):
+    if b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0":
+        return
+    refuse_coding(headers)
+    if not _is_json(headers.get(b"content-type", b"")):
         raise Problem(415, "json_required", "The body's Content-Type must be application/json.")
 
 

@@ -22,7 +22,7 @@ from ingest_api.event_type import UnusableEventType, event_type_of, wants
 from ingest_api.idempotency import Idempotency, OtherBody, is_key, name_of
 from ingest_api.problems import Problem, not_found
 from ingest_api.recent import Accepted, RecentlyAccepted
-from ingest_api.request_body import read_bytes
+from ingest_api.request_body import read_bytes, refuse_coding
 from ingest_api.verification import SCHEMES, verify
 from shared.clock import Clock
 from shared.errors import NotConfirmed, RecordTooLarge
@@ -190,9 +190,7 @@ def content_type_of(request: Request) -> str | None:
 
 
 def _content_type(headers: dict[bytes, bytes]) -> str | None:
-    coding = headers.get(b"content-encoding")
-    if coding is not None and coding.strip().lower() not in (b"", b"identity"):
-        raise Problem(415, "encoding_refused", "Compressed bodies are not taken; send the body as it is.")
+    refuse_coding(headers)
     content_type = _text(headers.get(b"content-type"))
     if not content_type:
         return None

@@ -1,4 +1,4 @@
-"""Reads a request's body once, bounded while it streams."""
+"""Reads a request's body once, as it is and bounded while it streams."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ async def read_bytes(receive: Receive, headers: dict[bytes, bytes], most_bytes: 
     if len(body) <= most_bytes and not more:
         return body  # the common case: one piece
     return await _read_on(receive, headers, body, most_bytes, more=more)
+
+
+def refuse_coding(headers: dict[bytes, bytes]) -> None:
+    """Problem 415 for a compressed body: nothing here unpacks one, and receivers are not told of a Content-Encoding."""
+    coding = headers.get(b"content-encoding")
+    if coding is not None and coding.strip().lower() not in (b"", b"identity"):
+        raise Problem(415, "encoding_refused", "Compressed bodies are not taken; send the body as it is.")
 
 
 def bounded(receive: Receive, most_bytes: int) -> Receive:

@@ -89,12 +89,18 @@ async def test_a_coded_event_is_415(api: Api, coding: str) -> None:
     problem(answer, 415, "encoding_refused")
 
 
-async def test_a_coded_management_body_is_refused_and_not_unpacked(api: Api) -> None:
+@pytest.mark.parametrize("path", ["/subscriptions/", "/subscriptions/x/rotate-secret", "/keys/", "/urldata/"])
+async def test_a_coded_management_body_is_refused_and_not_unpacked(api: Api, path: str) -> None:
     coded = gzip.compress(b'{"target_url": "https://example.com/"}')
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
-    answer = await api.client.post("/subscriptions/", content=coded, headers=headers)
-    assert answer.status_code in (400, 415)
-    assert answer.headers["content-type"] == "application/problem+json"
+    problem(await api.client.post(path, content=coded, headers=headers), 415, "encoding_refused")
+    plain = await api.client.post(path, content=b"[]", headers={**headers, "Content-Encoding": "identity"})
+    problem(plain, 422, "invalid_request")
+
+
+async def test_a_body_in_another_charset_is_400(api: Api) -> None:
+    content, headers = b'{"target_url": "\xff"}', {"Content-Type": "application/json"}
+    problem(await api.client.post("/subscriptions/", content=content, headers=headers), 400, "malformed_body")
 
 
 NAMES = st.sampled_from(
