@@ -29,6 +29,7 @@ from ingest_api.events import Events, EventsIO
 from ingest_api.fan_out_budget import FanOutBudget
 from ingest_api.hot_route import HotRoute
 from ingest_api.ingest import Ingest, IngestIO
+from ingest_api.methods import HeadToo, methods_of
 from ingest_api.parts import Parts
 from ingest_api.target_rules import rules_of
 from shared.settings import Settings
@@ -63,12 +64,14 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
     app.add_route("/", permissions.plain("open", _to_docs), include_in_schema=False)
     if settings.dev_receiver:
         app.include_router(receiver.router(settings.max_payload_bytes))
-    problems.install(app)
+    declared = permissions.declared(app)
+    problems.install(app, methods_of(declared))
     key = settings.admin_api_key.get_secret_value()
     openapi.install(app, keys_asked=bool(key), most_body_bytes=settings.max_payload_bytes)
-    open_paths = {path for (_, path), permission in permissions.declared(app).items() if permission == "open"}
+    open_paths = {path for (_, path), permission in declared.items() if permission == "open"}
     gate = partial(Gate, admin_api_key=key, keys=parts.keys, open_paths=open_paths)
     app.add_middleware(gate)
+    app.add_middleware(HeadToo)
     app.add_middleware(EitherSlash)
     hot = EitherSlash(gate(HotRoute(partial(FastAPI.__call__, app), ingest=ingest)))
     app.hot = ServerErrorMiddleware(hot, app.exception_handlers[Exception])

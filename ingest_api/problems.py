@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from ingest_api.methods import MethodsOf
 from shared.errors import StoreUnavailable, TenantFull
 
 MEDIA_TYPE = "application/problem+json"
@@ -23,8 +24,13 @@ RETRY_AFTER = {"Retry-After": "1"}
 _MOST_ERRORS = 10
 _LONGEST_PLACE = 100
 
-#: Codes of the errors that the framework raises by itself.
-_CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+#: Errors that the framework raises by itself.
+_FRAMEWORKS = {
+    400: ("malformed_body", "The body cannot be read as UTF-8 JSON."),
+    404: ("not_found", "There is no such path; /docs lists those that there are."),
+    405: ("method_not_allowed", "This path takes other methods: see the header Allow."),
+    413: ("body_too_large", "The body is too large."),
+}
 
 
 class Problem(HTTPException):
@@ -60,9 +66,16 @@ def store_unavailable() -> Problem:
     return Problem(503, "store_unavailable", "The database cannot be reached; try again.", RETRY_AFTER)
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, methods_of: MethodsOf) -> None:
     """Every error of this app in the one form."""
-    app.add_exception_handler(HTTPException, _http_error)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        answer = _http_error(error)
+        if answer.status_code == 405:
+            answer.headers["Allow"] = ", ".join(methods_of(request.scope["path"]))
+        return answer
+
+    app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StoreUnavailable, _store_unavailable)
     app.add_exception_handler(TenantFull, _tenant_full)
@@ -70,13 +83,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+def _http_error(error: Exception) -> Response:
     if isinstance(error, Problem):
         return error.response
     assert isinstance(error, HTTPException)
     status = error.status_code
-    detail = f"{HTTPStatus(status).phrase}: {HTTPStatus(status).description or 'see the documentation under /docs'}."
-    return Problem(status, _CODES.get(status, "refused"), detail, error.headers).response
+    code, detail = _FRAMEWORKS.get(status, ("refused", f"{HTTPStatus(status).phrase}."))
+    return Problem(status, code, detail, error.headers).response
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
@@ -109,7 +122,11 @@ async def _unexpected(_request: Request, _error: Exception) -> Response:
 
 
 def _described(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    return [{"field": _place(one["loc"]), "message": str(one["msg"])} for one in found[:_MOST_ERRORS]]
+    """Of our own validators' errors pydantic says first that it was a ValueError: nobody asked."""
+    return [
+        {"field": _place(one["loc"]), "message": str(one["msg"]).removeprefix("Value error, ")}
+        for one in found[:_MOST_ERRORS]
+    ]
 
 
 def _place(where: Sequence[Any]) -> str:

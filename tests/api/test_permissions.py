@@ -258,9 +258,7 @@ async def test_an_event_of_a_moment_ago_is_404_for_another_tenant(fresh_settings
     settings = fresh_settings(admin_api_key=ADMIN)
     await ensure_topics(settings)
     async with running_api(settings) as api:
-        own, foreign = [
-            bearer((await create_key(api, "admin", tenant=tenant))["key"]) for tenant in (OWN, FOREIGN)
-        ]
+        own, foreign = [bearer((await create_key(api, "admin", tenant=tenant))["key"]) for tenant in (OWN, FOREIGN)]
         subscription = (await subscribe(api, tenant=OWN))["id"]
         sent = await api.client.post(f"/ingest/{subscription}", content=b"{}", headers=own)
         for webhook_id in (sent.json()["webhook_id"], await _logged_event(api, subscription, seen=False)):

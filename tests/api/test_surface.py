@@ -77,11 +77,48 @@ async def test_unknown_paths_are_404(api: Api, path: str) -> None:
     problem(await api.client.get(path), 404, "not_found")
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/ingest/x"), ("PUT", "/health"), ("PATCH", "/subscriptions/")])
-async def test_other_methods_are_405_and_name_the_right_ones(api: Api, method: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/ingest/x", "POST"),
+        ("GET", "/events/", "POST"),
+        ("PUT", "/health", "GET, HEAD"),
+        ("OPTIONS", "/", "GET, HEAD"),
+        ("PATCH", "/subscriptions/", "GET, HEAD, POST"),
+        ("POST", "/subscriptions/x", "DELETE, GET, HEAD, PATCH, PUT"),
+        ("PATCH", "/urldata/x/", "DELETE, GET, HEAD, PUT"),
+        ("DELETE", "/subscriptions/x/pause", "POST"),
+        ("HEAD", "/subscriptions/x/pause", "POST"),
+    ],
+)
+async def test_other_methods_are_405_and_name_all_the_right_ones(
+    api: Api, method: str, path: str, allowed: str
+) -> None:
     answer = await api.client.request(method, path)
-    problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"]
+    if method == "HEAD":
+        assert (answer.status_code, answer.content) == (405, b"")
+    else:
+        problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed
+
+
+async def test_head_is_get_without_its_body(api: Api) -> None:
+    created = await api.subscribe()
+    for path in (
+        "/",
+        "/live",
+        "/ready",
+        "/docs",
+        "/openapi.json",
+        "/subscriptions/",
+        f"/subscriptions/{created['id']}",
+    ):
+        head, got = await api.client.head(path), await api.client.get(path)
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        assert head.headers["content-length"] == got.headers["content-length"], path
+        assert head.headers.keys() == got.headers.keys(), path
+    missing = await api.client.head("/status/x")
+    assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
 
 
 async def test_an_unexpected_error_is_500_without_internals(

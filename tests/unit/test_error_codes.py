@@ -30,7 +30,7 @@ def codes_in(source: str) -> Iterator[tuple[str, int | None]]:
 
 def test_every_code_is_listed_once_with_its_status() -> None:
     written = {pair for path in (ROOT / "ingest_api").glob("*.py") for pair in codes_in(path.read_text())}
-    written |= {(code, status) for status, code in problems._CODES.items()} | {("refused", None)}
+    written |= {(code, status) for status, (code, _detail) in problems._FRAMEWORKS.items()} | {("refused", None)}
     listed = {(code, None if status == "4xx" else int(status)) for code, status in _LISTED}
     assert listed == written
     assert [code for code, _ in _LISTED] == sorted(code for code, _ in _LISTED)
