@@ -149,6 +149,7 @@ def _events(settings: Settings, parts: Parts) -> Events:
             producer=parts.producer,
             recent=parts.recent,
             budget=FanOutBudget(settings.max_fanout_bytes_per_second),
+            idempotency=parts.idempotency,
             clock=parts.clock,
             events_topic=settings.topics.events,
             ack_timeout_s=settings.ack_timeout_seconds,

@@ -7,8 +7,8 @@ envelope ``{event_type, payload, tenant?}`` and the payload is the exact bytes o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Protocol
 
@@ -19,7 +19,18 @@ from starlette.responses import Response
 from ingest_api import auth
 from ingest_api.event_type import UnusableEventType, event_type_of
 from ingest_api.fan_out_budget import FanOutBudget
-from ingest_api.ingest import MOST_OUTSTANDING, Producer, busy, content_type_of, document_of, traceparent_of
+from ingest_api.idempotency import Idempotency, OtherBody, name_of
+from ingest_api.ingest import (
+    KEY_HEADER,
+    MOST_OUTSTANDING,
+    Producer,
+    busy,
+    content_type_of,
+    document_of,
+    key_in,
+    key_reused,
+    traceparent_of,
+)
 from ingest_api.json_member import member_bytes
 from ingest_api.permissions import Caller, caller_of
 from ingest_api.problems import Problem
@@ -28,9 +39,11 @@ from ingest_api.request_body import read_body
 from shared.clock import Clock
 from shared.errors import NotConfirmed, RecordTooLarge
 from shared.event_filter import wants
-from shared.records import Event, new_webhook_id
+from shared.records import Event, new_webhook_id, uuid7_ms
 from shared.subscriptions import Interest
 
+#: Where ingest names its subscription: keys of one route are not those of another.
+_ROUTE = "events"
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -48,6 +61,7 @@ class EventsIO:
     producer: Producer
     recent: RecentlyAccepted
     budget: FanOutBudget
+    idempotency: Idempotency
     clock: Clock
     events_topic: str
     ack_timeout_s: float
@@ -72,7 +86,7 @@ class Events:
         self._io = io
 
     async def post(self, request: Request) -> Response:
-        """202 with the event's id; 400, 413, 415, 422, 429, 503 as problems."""
+        """202 with the event's id; 400, 409, 413, 415, 422, 429, 503 as problems."""
         content_type = content_type_of(request)
         if self._io.producer.outstanding >= MOST_OUTSTANDING:
             raise busy("overloaded", "Too many events wait for the broker; try again.")
@@ -89,9 +103,10 @@ class Events:
             hops=auth.hops(request.scope),
             traceparent=traceparent_of(request.headers.get("traceparent")),
         )
+        if KEY_HEADER.decode() in request.headers:
+            return await self._send_once(key_in(request.scope, KEY_HEADER), event, body)
         await self._send(event)
-        self._io.recent.add(event.id, Accepted(None, event.tenant, event.event_type, event.accepted_ms))
-        return Response(orjson.dumps({"event_id": event.id}), 202, media_type="application/json")
+        return _accepted(event.id)
 
     def _check_budget(self, posted: Posted) -> None:
         """By the tenant's set where it is in memory; else as if one subscription wanted it, and the set is fetched."""
@@ -102,6 +117,22 @@ class Events:
             detail = "The tenant's events become too many bytes a second (MAX_FANOUT_BYTES_PER_SECOND)."
             raise Problem(429, "fan_out_limit", detail, {"Retry-After": str(ceil(wait_s))})
 
+    async def _send_once(self, key: bytes, event: Event, body: bytes) -> Response:
+        """As `_send`, but at most one event for one key; 409 when the key stands for another body or type."""
+
+        async def produce(event_id: str) -> None:
+            # The id's own time, as in ingest: whoever repeats it later writes the same record.
+            accepted_ms = uuid7_ms(event_id) or event.accepted_ms
+            await self._send(replace(event, id=event_id, accepted_ms=accepted_ms))
+
+        name = name_of(event.tenant, _ROUTE, key)
+        content = b"\0".join(((event.event_type or "").encode(), body))
+        try:
+            event_id, status = await self._io.idempotency.once(name, content, produce)
+        except OtherBody:
+            raise key_reused() from None
+        return _accepted(event_id, {"idempotency-status": status})
+
     async def _send(self, event: Event) -> None:
         try:
             await self._io.producer.send(event.to_record(self._io.events_topic), self._io.ack_timeout_s)
@@ -110,8 +141,13 @@ class Events:
         except NotConfirmed:
             raise busy(
                 "not_confirmed",
-                "Kafka did not confirm in time. The event may still be delivered; sending again repeats it.",
+                "Kafka did not confirm in time. The event may still be delivered; repeat it with an Idempotency-Key.",
             ) from None
+        self._io.recent.add(event.id, Accepted(None, event.tenant, event.event_type, event.accepted_ms))
+
+
+def _accepted(event_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps({"event_id": event_id}), 202, headers, "application/json")
 
 
 def read_posted(request: Request, content_type: str | None, body: bytes, caller: Caller) -> Posted:

@@ -31,6 +31,7 @@ from shared.subscriptions import Absent, Found, Subscription, Unreachable, canon
 
 #: Sends that wait for their ack at once; at 2,000 events/s that is a broker a whole second behind.
 MOST_OUTSTANDING = 2_000
+KEY_HEADER = b"idempotency-key"
 _LONGEST_HEADER = 256
 _VISIBLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -160,9 +161,7 @@ class Ingest:
         try:
             webhook_id, status = await self._io.idempotency.once(name, delivery.payload, produce)
         except OtherBody:
-            raise Problem(
-                409, "idempotency_key_reused", "This Idempotency-Key stands for an event with another body."
-            ) from None
+            raise key_reused() from None
         return _accepted(delivery.again(webhook_id=webhook_id), ("idempotency-status", status))
 
     async def _send(self, delivery: Delivery) -> None:
@@ -203,15 +202,23 @@ def _content_type(headers: dict[bytes, bytes]) -> str | None:
 
 def _idempotency_key(scope: Scope, headers: dict[bytes, bytes], subscription: Subscription) -> bytes | None:
     """The producer's key, if any: the header, else the message id that its signature covers."""
-    name = b"idempotency-key"
-    if name not in headers:
-        if subscription.secret is None or subscription.signature_scheme != "standard":
-            return None
-        name = b"webhook-id"
+    if KEY_HEADER in headers:
+        return key_in(scope, KEY_HEADER)
+    if subscription.secret is None or subscription.signature_scheme != "standard":
+        return None
+    return key_in(scope, b"webhook-id")
+
+
+def key_in(scope: Scope, name: bytes) -> bytes:
+    """The key in this header, which was sent. Raises Problem 400 when it can be none, or was sent twice."""
     given: list[bytes] = [value for key, value in scope["headers"] if key == name]
     if len(given) != 1 or not is_key(given[0]):
         raise Problem(400, "idempotency_key_unusable", "An Idempotency-Key is 1 to 255 visible ASCII characters, once.")
     return given[0]
+
+
+def key_reused() -> Problem:
+    return Problem(409, "idempotency_key_reused", "This Idempotency-Key stands for an event with another body.")
 
 
 def _event_type(scope: Scope, headers: dict[bytes, bytes], content_type: str | None, body: bytes) -> str | None:

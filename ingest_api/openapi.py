@@ -75,6 +75,16 @@ _SIGNATURES = {
 }
 
 
+_KEY_STATUS = {
+    "Idempotency-Status": {
+        "description": "Only with a key. `new`; `repeated`: the key's event, whose id this is; `unchecked`: "
+        "neither Redis nor Postgres could be asked, so that a repeat may be another event.",
+        "schema": {"type": "string", "enum": ["new", "repeated", "unchecked"]},
+    }
+}
+_KEY = "1 to 255 visible ASCII characters: the same key within 24 h is the same event, answered with its id."
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """``responses=`` of a route: these errors as problems."""
     return {status: _problem_response(status) for status in statuses}
@@ -153,8 +163,7 @@ def _ingest(most_body_bytes: int) -> dict[str, Any]:
             _parameter(
                 "Idempotency-Key",
                 "header",
-                "1 to 255 visible ASCII characters: the same key within 24 h is the same event, answered with its id. "
-                "Without it, a verified Standard Webhooks `webhook-id` is the key.",
+                f"{_KEY} Without it, a verified Standard Webhooks `webhook-id` is the key.",
             ),
             _parameter("traceparent", "header", "W3C trace context; handed on to the receiver."),
             _parameter("X-Hooklog-Hops", "header", "How often this event has passed through; added by our sender."),
@@ -182,13 +191,7 @@ def _ingest_accepted() -> dict[str, Any]:
     names = {name: {"type": "string"} for name in accepted}
     return {
         "description": "Accepted (the three ids are one), or left out by the subscription's filter (no id)",
-        "headers": {
-            "Idempotency-Status": {
-                "description": "Only with a key. `new`; `repeated`: the key's event, whose id this is; `unchecked`: "
-                "neither Redis nor Postgres could be asked, so that a repeat may be another event.",
-                "schema": {"type": "string", "enum": ["new", "repeated", "unchecked"]},
-            }
-        },
+        "headers": _KEY_STATUS,
         "content": {
             "application/json": {
                 "schema": {
@@ -227,6 +230,7 @@ def _event(most_body_bytes: int) -> dict[str, Any]:
             _parameter("X-Event-Type", "header", "The event's type; the body is the payload then."),
             _parameter("event_type", "query", "The same."),
             _parameter("tenant", "query", "The tenant, where the body is the payload; absent: `default`."),
+            _parameter("Idempotency-Key", "header", _KEY),
             _parameter("traceparent", "header", "W3C trace context; handed on to the receivers."),
             _parameter("X-Hooklog-Hops", "header", "How often this event has passed through; added by our sender."),
         ],
@@ -243,6 +247,7 @@ def _event(most_body_bytes: int) -> dict[str, Any]:
         "responses": {
             "202": {
                 "description": "Accepted",
+                "headers": _KEY_STATUS,
                 "content": {
                     "application/json": {
                         "schema": {
@@ -255,7 +260,7 @@ def _event(most_body_bytes: int) -> dict[str, Any]:
                 },
             }
         }
-        | {str(s): _problem_response(s) for s in (413, 415, 422, 429)},
+        | {str(s): _problem_response(s) for s in (409, 413, 415, 422, 429)},
     }
 
 

@@ -26,7 +26,7 @@ from ingest_api.key_rows import KeyRows
 from shared.clock import SystemClock
 from shared.database import Database
 from shared.settings import Settings
-from tests.api.conftest import Api, running_api, until
+from tests.api.conftest import Api, all_records, running_api, until
 from tests.api.test_ingest import problem, records_of
 from tests.tcp_proxy import TcpProxy, tcp_proxy
 
@@ -116,6 +116,57 @@ def _other_database(settings: Settings) -> str:
     """The same Redis, and nothing of ours in it."""
     url = settings.redis_url.get_secret_value()
     return urlsplit(url)._replace(path="/7").geturl() if url else NOWHERE
+
+
+async def post_event(api: Api, key: str, tenant: str, body: bytes = b"once", event_type: str = "a") -> httpx.Response:
+    headers = {"Idempotency-Key": key, "X-Event-Type": event_type}
+    return await api.client.post(f"/events?tenant={tenant}", content=body, headers=headers)
+
+
+async def events_of(api: Api, tenant: str) -> list[Any]:
+    records = await all_records(api.settings, api.settings.topics.events)
+    return [record for record in records if dict(record.headers)["tenant"] == tenant.encode()]
+
+
+async def test_a_hundred_events_of_one_key_at_once_are_one(each: Api) -> None:
+    key, tenant = str(uuid.uuid4()), str(uuid.uuid4())
+    answers = await asyncio.gather(*(post_event(each, key, tenant) for _ in range(100)))
+    assert {answer.status_code for answer in answers} == {202}
+    [event_id] = {answer.json()["event_id"] for answer in answers}
+    [record] = await events_of(each, tenant)
+    assert record.key.decode() == event_id
+    assert sorted({answer.headers["idempotency-status"] for answer in answers}) == ["new", "repeated"]
+    again = await post_event(each, key, tenant)
+    assert (again.json(), again.headers["idempotency-status"]) == ({"event_id": event_id}, "repeated")
+
+
+async def test_an_events_key_with_another_body_or_type_is_409_and_of_another_tenant_another_one(api: Api) -> None:
+    key, tenant, other = str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4())
+    first = await post_event(api, key, tenant)
+    problem(await post_event(api, key, tenant, body=b"other"), 409, "idempotency_key_reused")
+    problem(await post_event(api, key, tenant, event_type="b"), 409, "idempotency_key_reused")
+    second = await post_event(api, key, other)
+    assert second.headers["idempotency-status"] == "new"
+    assert second.json() != first.json()
+    assert [len(await events_of(api, one)) for one in (tenant, other)] == [1, 1]
+    for bad in (b"", b"x" * 256, "ü".encode()):
+        headers = [(b"Idempotency-Key", bad), (b"X-Event-Type", b"a")]
+        problem(await api.client.post("/events", content=b"x", headers=headers), 400, "idempotency_key_unusable")
+
+
+async def test_a_repeat_of_an_unproduced_event_carries_its_id_and_time(
+    api: Api, api_settings: Settings, closed_port: int
+) -> None:
+    key, tenant = str(uuid.uuid4()), str(uuid.uuid4())
+    update = {"kafka_bootstrap_servers": f"127.0.0.1:{closed_port}", "ack_timeout_seconds": 0.5}
+    async with running_api(api_settings.model_copy(update=update)) as down:
+        problem(await post_event(down, key, tenant), 503, "not_confirmed")
+    answer = await post_event(api, key, tenant)
+    assert (answer.status_code, answer.headers["idempotency-status"]) == (202, "repeated")
+    [record] = await events_of(api, tenant)
+    claimed_ms = uuid.UUID(answer.json()["event_id"]).int >> 80
+    accepted_at = datetime.fromisoformat(dict(record.headers)["accepted-at"].decode())
+    assert accepted_at == datetime.fromtimestamp(claimed_ms / 1000, UTC)
 
 
 async def test_a_key_belongs_to_its_subscription(api: Api) -> None:
