@@ -122,7 +122,7 @@ class Gate:
         elif not self._is_open(scope):
             set_caller(scope, await self.identify(_bearer(scope)))
         if scope[_HOPS] >= MOST_HOPS:
-            raise Problem(508, "loop_detected", f"This event has passed through here {MOST_HOPS} times.")
+            raise Problem(403, "loop_detected", f"This event has passed through here {MOST_HOPS} times.")
         _check_content_type(scope, headers)
 
     def _is_open(self, scope: Scope) -> bool:

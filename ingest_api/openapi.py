@@ -47,7 +47,6 @@ _CODES = {
     429: "subscription_limit",
     431: "head_too_large",
     503: "store_unavailable",
-    508: "loop_detected",
 }
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 _HEADERS: dict[int, dict[str, Any]] = {
@@ -56,7 +55,7 @@ _HEADERS: dict[int, dict[str, Any]] = {
     503: _RETRY_AFTER,
 }
 #: Answers of the server and the gate, in front of every route.
-_EVERYWHERE = (400, 403, 408, 431, 503, 508)
+_EVERYWHERE = (400, 403, 408, 431, 503)
 #: Paths that the contract writes with a slash at the end. Both forms answer, everywhere.
 _WITH_SLASH = {path: f"{path}/" for path in ("/api/docs", "/keys", "/logs", "/subscriptions", "/urldata")}
 

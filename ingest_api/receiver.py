@@ -13,7 +13,7 @@ def router(most_body_bytes: int) -> APIRouter:
     """One route."""
     routes = APIRouter(tags=["development"], dependencies=[requires("open")])
 
-    @routes.post("/point1", status_code=202, response_class=Response, responses=problems(403, 413, 508))
+    @routes.post("/point1", status_code=202, response_class=Response, responses=problems(403, 413))
     async def receive(request: Request) -> Response:
         """A built-in receiver (DEV_RECEIVER): any body, an empty 202."""
         await read_body(request, most_body_bytes)

@@ -84,7 +84,7 @@ async def test_a_payload_over_the_cap_of_events_is_413(api: Api) -> None:
     problem(answer, 413, "body_too_large")
 
 
-async def test_a_sample_that_came_through_us_too_often_is_508(api: Api) -> None:
+async def test_a_sample_that_came_through_us_too_often_is_403(api: Api) -> None:
     created = await api.subscribe()
     answer = await api.client.post(f"/subscriptions/{created['id']}/test", headers={"X-Hooklog-Hops": "3"})
-    problem(answer, 508, "loop_detected")
+    problem(answer, 403, "loop_detected")
