@@ -31,6 +31,7 @@ from shared.subscriptions import Changes, NewSubscription, SignatureScheme, Subs
 
 _WEEK_S = 7 * 24 * 3600
 _DAY_S = 24 * 3600
+_READ_ONLY = "Read-only: left out, null or what it is."
 _TARGET = "Where events are POSTed; http or https."
 _EXAMPLE = {"target_url": "https://example.com/hooks", "secret": "choose-one", "event_types": ["order.*"]}
 #: No nulls: FastAPI leaves them out of what it shows, and required fields would be missing.
@@ -114,16 +115,33 @@ class CreateSubscription(_Settings):
     model_config = _config(_EXAMPLE)
 
     target_url: Url = Field(description=_TARGET)
-    tenant: Tenant = "default"
+    tenant: Tenant | None = Field(None, description="null: that of the key, else `default`.")
     headers: Headers | None = Field(None, description="Added to every POST. Never shown again.")
 
-    def new_subscription(self) -> NewSubscription:
-        """The same in the words of the store."""
+    def new_subscription(self, tenant: str) -> NewSubscription:
+        """The same in the words of the store, of this tenant."""
         headers = tuple((self.headers or {}).items())
-        return replace(NewSubscription(self.target_url, self.tenant, headers=headers), **self._chosen())
+        return replace(NewSubscription(self.target_url, tenant, headers=headers), **self._chosen())
 
 
-class ReplaceSubscription(_Settings):
+class _AsAnswered(_Settings):
+    """With what only an answer says, so that an answer can be changed and sent back."""
+
+    id: Text | None = Field(None, description=_READ_ONLY)
+    has_secret: bool | None = Field(None, description=_READ_ONLY)
+    status: Text | None = Field(None, description=f"{_READ_ONLY} See `/pause` and `/resume`.")
+    created_at: Text | None = Field(None, description="Read-only: without effect.")
+    updated_at: Text | None = Field(None, description="Read-only: without effect.")
+
+    def check_read_only(self, current: Subscription) -> None:
+        """Raises ValueError: somebody means to change what cannot be changed here."""
+        fixed = {"id": current.id, "has_secret": current.secret is not None, "status": current.status}
+        for name, value in fixed.items():
+            if getattr(self, name) not in (None, value):
+                raise ValueError(f"{name} is read-only")
+
+
+class ReplaceSubscription(_AsAnswered):
     """All of a subscription anew: what is left out gets its default, but `secret`, which stays, and `tenant`."""
 
     model_config = _config(_EXAMPLE)
@@ -139,6 +157,7 @@ class ReplaceSubscription(_Settings):
 
     def changes(self, current: Subscription) -> Changes:
         """What becomes of ``current``. Raises ValueError."""
+        self.check_read_only(current)
         headers = _merged({}, dict(current.headers), self.headers or {})
         changes: Changes = {"target_url": self.target_url, "headers": headers, **self._chosen()}
         if "secret" not in self.model_fields_set:
@@ -146,7 +165,7 @@ class ReplaceSubscription(_Settings):
         return changes
 
 
-class PatchSubscription(_Settings):
+class PatchSubscription(_AsAnswered):
     """A merge patch (RFC 7396): what is left out stays, null is the default, `headers` are merged by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_patch_schema)
@@ -160,6 +179,7 @@ class PatchSubscription(_Settings):
 
     def changes(self, current: Subscription) -> Changes:
         """What becomes of ``current``. Raises ValueError."""
+        self.check_read_only(current)
         given = set(self.model_fields_set)
         if "event_type" in given:
             given.add("event_types")

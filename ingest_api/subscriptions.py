@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace as replaced
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Query, Response
@@ -66,9 +65,9 @@ def _add_collection(routes: APIRouter, store: Store, rules: TargetRules, tiers_s
     @routes.post("", status_code=201, response_model=CreatedSubscription, responses=problems(400, 413, 415, 422, 429))
     def create(body: CreateSubscription, caller: Manager) -> SubscriptionAnswer:
         """Create a subscription. No later answer shows this `signing_secret`."""
-        tenant = caller.tenant_for(body.tenant if "tenant" in body.model_fields_set else None)
+        tenant = caller.tenant_for(body.tenant)
         _check(body, rules, tiers_s)
-        created = store.create(replaced(body.new_subscription(), tenant=tenant))
+        created = store.create(body.new_subscription(tenant))
         return CreatedSubscription.of(created.subscription, signing_secret=created.signing_secret)
 
     @routes.get("", responses=problems(422))

@@ -125,6 +125,29 @@ async def test_headers_are_merged_by_name_and_a_masked_one_keeps_its_value(api: 
     assert stored.headers == (("X-One", "1"), ("X-Two", "two"))
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+async def test_an_answer_can_be_changed_and_sent_back(api: Api, method: str) -> None:
+    created = await api.subscribe(
+        secret="s", event_types=["a.*"], headers={"X-A": "1"}, timeout_seconds=3, retry_delays=["1s"], rate_limit=2
+    )
+    read = (await api.client.get(f"/subscriptions/{created['id']}")).json()
+    changed = await _change(api, method, created["id"], {**read, "description": "edited"})
+    assert changed.pop("updated_at") > read.pop("updated_at")
+    assert changed == {**read, "description": "edited"}
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+@pytest.mark.parametrize("field", [{"id": "another"}, {"has_secret": True}, {"status": "paused"}, {"status": "canary"}])
+async def test_what_only_an_answer_says_is_not_changed_by_saying_it(
+    api: Api, method: str, field: dict[str, Any]
+) -> None:
+    created = await api.subscribe()
+    answer = await api.client.request(method, f"/subscriptions/{created['id']}", json={"target_url": URL, **field})
+    body = problem(answer, 422, "invalid_request")
+    assert body["detail"] == f"{next(iter(field))} is read-only."
+    assert (await api.client.get(f"/subscriptions/{created['id']}")).json()["updated_at"] == created["updated_at"]
+
+
 async def test_patches_at_once_do_not_lose_each_others_fields(api: Api) -> None:
     created = await api.subscribe()
     patches = [

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ingest_api.subscription_shapes import CreateSubscription
 from shared.clock import from_rfc3339
 from shared.signature import decode_signing_secret
 from tests.api.conftest import Api
@@ -39,6 +40,13 @@ async def test_the_answer_to_a_creation_has_the_contracts_form(api: Api) -> None
         "max_in_flight": None,
         "retry_delays": None,
     }
+
+
+async def test_null_is_as_good_as_left_out(api: Api) -> None:
+    names = CreateSubscription.model_fields.keys() - {"target_url"}
+    plain, nulls = await api.subscribe(), await api.subscribe(**dict.fromkeys(names))
+    own = ("id", "signing_secret", "created_at", "updated_at")
+    assert {**nulls, **{name: plain[name] for name in own}} == plain
 
 
 async def test_everything_that_can_be_chosen_is_kept(api: Api) -> None:
