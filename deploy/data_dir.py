@@ -30,7 +30,10 @@ class DataDir:
         """Take it, and note which ``versions`` its files belong to. Raises ConfigurationError."""
         path = path.expanduser().absolute()
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o711)
+            path.mkdir(parents=True, exist_ok=True)
+            if not any(path.iterdir()):
+                # Postgres' user, when we are root, has to pass through, also where `mktemp -d` or a umask made it 0700.
+                path.chmod(0o711)
             lock = (path / "lock").open("a+")
         except OSError as error:
             raise ConfigurationError(f"DATA_DIR: {path} cannot be used: {error.strerror}") from error

@@ -41,6 +41,20 @@ def test_a_data_dir_in_use_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert done.stderr == f"hooklog: DATA_DIR: {tmp_path}/data is in use by a running stack (pid {os.getpid()})\n"
 
 
+@pytest.mark.parametrize("name", ["empty", "new"])
+def test_an_empty_folder_is_opened_for_passing_through_and_a_used_one_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir(mode=0o700)
+    before = os.umask(0o077)
+    try:
+        DataDir.open(tmp_path / name, versions=_VERSIONS).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o711
+    (tmp_path / name).chmod(0o700)
+    DataDir.open(tmp_path / name, versions=_VERSIONS).close()
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
+
+
 def test_a_taken_api_port_is_one_line_that_names_the_setting(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
