@@ -19,7 +19,7 @@ class Example(NamedTuple):
 
 
 #: The secret with which each service's example signs.
-SECRETS = {"0": "my-shared-secret", "1": "newsecret", "2": "your-secret", "3": "", "4": "updated_secret"}
+SECRETS = {"0": "my-shared-secret", "1": "newsecret", "2": "your-secret", "3": "helloworld", "4": "updated_secret"}
 
 _URL_DATA = {"u_id", "url", "has_secret"}
 _LOG_0 = ["delivery_id", "subscription_id", "attempt", "target_url", "outcome", "timestamp"]
@@ -38,6 +38,7 @@ _SIGNED_0 = (
 )
 _DATA_1 = """-d '{"data":{"foo":"bar"}}'"""
 _PAIR_2 = '{"body": "payload", "signature": "{SIGNATURE}"}'
+_SIGNED_3 = """-H "X-Hub-Signature-256: sha256={SIGNATURE}" -d '{"event":"test_event","data":{"hello":"world"}}'"""
 _PAYLOAD_4 = """-d '{
   "payload": {
     "user_id": 123,
@@ -84,6 +85,7 @@ EXAMPLES = [
         200,
         _SUBSCRIPTION,
     ),
+    Example("1", f"curl -X POST /ingest/{{SUBSCRIPTION}} {_JSON} {_DATA_1}", 401, _PROBLEM),
     Example(
         "1",
         f"""curl -v -X POST /ingest/{{SUBSCRIPTION}} {_TYPED} -H "signature: sha256={{SIGNATURE}}" {_DATA_1}""",
@@ -121,6 +123,7 @@ EXAMPLES = [
         _ACCEPTED,
     ),
     Example("2", 'curl -X GET "/status/{WEBHOOK}"', 200, _STATUS),
+    Example("2", "curl /subscriptions/{SUBSCRIPTION}", 200, _SUBSCRIPTION),
     Example(
         "2",
         "curl /subscriptions/{SUBSCRIPTION}/deliveries",
@@ -130,12 +133,13 @@ EXAMPLES = [
     Example("2", "curl -X DELETE /subscriptions/{SUBSCRIPTION}", 204, ""),
     Example(
         "3",
-        f'curl -X POST /subscriptions/createsubscription {_JSON} -d \'{{"url":"https://example.com/webhook"}}\'',
+        f"curl -X POST /subscriptions/createsubscription {_JSON}"
+        """ -d '{"url": "https://webhook.site/your-unique-id", "secret": "helloworld"}'""",
         201,
         {"id", "url", "created_at", "has_secret"},
     ),
     Example("3", "curl /subscriptions/getsubscriptions", 200, ["id", "url", "has_secret", "created_at"]),
-    Example("3", f'curl -X POST /ingest/{{SUBSCRIPTION}} {_JSON} -d \'{{"event":"test"}}\'', 202, _ACCEPTED),
+    Example("3", f"curl -X POST /ingest/{{SUBSCRIPTION}} {_JSON} {_SIGNED_3} -v", 202, _ACCEPTED),
     Example(
         "3",
         "curl /logs/deliverylogs",
