@@ -117,7 +117,7 @@ class Gate:
         scope[_GATE] = self
         scope[_HOPS] = _hops(headers.get(b"x-hooklog-hops"))
         if self._admin_hash is None:
-            _check_browser(headers)
+            _check_browser(scope, headers)
             set_caller(scope, EVERYTHING)
         elif not self._is_open(scope):
             set_caller(scope, await self.identify(_bearer(scope)))
@@ -138,22 +138,29 @@ def missing_key() -> Problem:
 
 def _bearer(scope: Scope) -> bytes | None:
     """The key that was shown; None as well when there are two headers of it."""
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    given = _values(scope, b"authorization")
     scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     return key.strip() or None if scheme.lower() == b"bearer" else None
+
+
+def _values(scope: Scope, wanted: bytes) -> list[bytes]:
+    """However often the header was sent."""
+    return [value for name, value in scope["headers"] if name == wanted]
 
 
 def _caller(api_key: ApiKey | None) -> Caller | None:
     return Caller(api_key.role, api_key.tenant, api_key.id) if api_key else None
 
 
-def _check_browser(headers: dict[bytes, bytes]) -> None:
+def _check_browser(scope: Scope, headers: dict[bytes, bytes]) -> None:
     """Raises Problem 403: a page that is not ours may have sent this."""
-    host = headers.get(b"host", b"")
-    if not _LOOPBACK_HOST.fullmatch(host):
+    host, origin = headers.get(b"host", b""), headers.get(b"origin")
+    repeated = len(headers) < len(scope["headers"])  # then one of these two may have been sent twice
+    if not _LOOPBACK_HOST.fullmatch(host) or (repeated and len(_values(scope, b"host")) > 1):
         raise Problem(403, "host_refused", "Without keys, Host must be localhost, 127.0.0.1 or [::1].")
-    origin = headers.get(b"origin")
-    if origin is not None and not _same_origin(origin, host):
+    if origin is None:
+        return
+    if not _same_origin(origin, host) or (repeated and len(_values(scope, b"origin")) > 1):
         raise Problem(403, "origin_refused", "Without keys, pages of other origins may not ask.")
 
 

@@ -244,7 +244,9 @@ def document_of(content_type: str | None, body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:  # too deep as well
         if says_json:
-            raise Problem(400, "malformed_json", "The Content-Type says JSON and the body is not.") from None
+            raise Problem(
+                400, "malformed_json", "The Content-Type says JSON and the body is not, or is nested too deeply."
+            ) from None
         return None
 
 

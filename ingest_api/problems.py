@@ -26,7 +26,7 @@ _LONGEST_PLACE = 100
 
 #: Errors that the framework raises by itself.
 _FRAMEWORKS = {
-    400: ("malformed_body", "The body cannot be read as UTF-8 JSON."),
+    400: ("malformed_body", "The body cannot be read: it is not UTF-8, or is nested too deeply."),
     404: ("not_found", "There is no such path; /docs lists those that there are."),
     405: ("method_not_allowed", "This path takes other methods: see the header Allow."),
     413: ("body_too_large", "The body is too large."),

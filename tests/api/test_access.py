@@ -98,6 +98,18 @@ async def test_without_keys_other_hosts_are_refused(api: Api, host: str, path: s
     problem(answer, 403, "host_refused")
 
 
+async def test_without_keys_two_hosts_or_origins_are_refused_whichever_comes_first(api: Api) -> None:
+    own = f"127.0.0.1:{api.port}"
+    for hosts in ((own, "evil.example"), ("evil.example", own), (own, own), ()):
+        sent = "".join(f"Host: {host}\r\n" for host in hosts)
+        answer = await api.raw(f"GET /live HTTP/1.1\r\n{sent}Connection: close\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 403 "), hosts
+        assert b"host_refused" in answer
+    for origins in ((f"http://{own}", "https://evil.example"), ("https://evil.example", f"http://{own}")):
+        sent_twice = [("Origin", origin) for origin in origins]
+        problem(await api.client.get("/live", headers=sent_twice), 403, "origin_refused")
+
+
 async def test_without_keys_a_foreign_origin_is_refused(api: Api) -> None:
     created = await api.subscribe()
     for origin in ("https://evil.example", "null", "http://localhost:1", f"http://evil.example:{api.port}"):
