@@ -246,9 +246,10 @@ class Lanes(Generic[_E]):
         """A few times a second: what grew old, whose time has come; gives what has waited long enough here."""
         self._note_lag(now_s)
         self._grow_old(now_s)
+        self._crowd.clear()
         for lane in list(self._queued):
             yield from islice(self._overflow(lane, now_s), _OVERFLOW_A_TICK)
-            if lane.queue and lane not in self._crowd:
+            if lane.queue:
                 self._ready.setdefault(lane)
 
     def drop(self, is_gone: Callable[[_E], bool]) -> None:
