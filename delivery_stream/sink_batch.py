@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from shared.attempt_rows import LogRow, row_of_alarm, row_of_attempt, row_of_delivery, row_of_event, row_of_fan_out
+from shared.attempt_rows import (
+    LogRow,
+    row_of_alarm,
+    row_of_attempt,
+    row_of_delivery,
+    row_of_event,
+    row_of_fan_out,
+    row_of_lane,
+)
 from shared.errors import UnreadableRecord
 from shared.records import (
     Alarm,
@@ -90,8 +98,10 @@ class Batch:
         if record.topic == self.topics.events:
             return row_of_event(event_from_record(source, record.value, record.headers, record.timestamp), source)
         match attempt_from_json(record.value):
-            case None | LaneState():
+            case None:
                 return None
+            case LaneState() as state:
+                return row_of_lane(state, source)
             case Alarm() as alarm:
                 return row_of_alarm(alarm)
             case FannedOut() as fanned_out:

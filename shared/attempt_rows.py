@@ -15,7 +15,8 @@ import orjson
 
 from shared.clock import to_rfc3339
 from shared.errors import UnreadableRecord
-from shared.records import Alarm, Attempt, Delivery, Event, FannedOut, Source
+from shared.records import Alarm, Attempt, Delivery, Event, FannedOut, LaneState, Source
+from shared.subscription import canonical_id
 
 _ID_MAX_BYTES = 1024
 _DETAILS_MAX_CHARS = 500
@@ -28,6 +29,7 @@ _TIME_MAX_MS = 253_402_300_799_999
 
 #: Once a delivery is final within a run, only something better replaces it: the receiver has it, or it has not.
 _FINALITY = {"succeeded": 3, "failed": 2, "cancelled": 1}
+_BREAKERS = ("closed", "open", "half_open")
 #: What can be said about one attempt number, in this order.
 _QUEUED, _HELD, _TRIED = 0, 1, 2
 _BETTER_OUTCOME = {"succeeded": 2, "permanently_failed": 1, "failed_attempt": 0}
@@ -99,6 +101,19 @@ class AttemptValues(NamedTuple):
     log_offset: int
 
 
+class LaneValues(NamedTuple):
+    """The lane's part of a row of `endpoint_states`, in the same way."""
+
+    subscription_id: str
+    breaker: str
+    slow: bool
+    reason: str | None
+    changed_at: str
+    open_until: str | None
+    log_partition: int
+    log_offset: int
+
+
 @dataclass(frozen=True, slots=True)
 class LogRow:
     """What one record adds to the attempt log."""
@@ -107,6 +122,7 @@ class LogRow:
     attempt: AttemptValues | None = None
     alarm: Alarm | None = None
     event: EventValues | None = None
+    lane: LaneValues | None = None
 
     @property
     def day(self) -> str | None:
@@ -207,6 +223,26 @@ def row_of_attempt(attempt: Attempt, source: Source) -> LogRow:
         event_id=_id_or_none(attempt.event_id),
     )
     return LogRow(delivery=delivery, attempt=values)
+
+
+def row_of_lane(state: LaneState, source: Source) -> LogRow | None:
+    """What a lane became. None: no subscription of ours has such an id. Raises UnreadableRecord."""
+    if state.breaker not in _BREAKERS or not isinstance(state.slow, bool):
+        raise UnreadableRecord("not a state of a lane")
+    subscription_id = canonical_id(_id(state.subscription_id))
+    if subscription_id is None:
+        return None
+    values = LaneValues(
+        subscription_id=subscription_id,
+        breaker=state.breaker,
+        slow=state.slow,
+        reason=_text(state.reason, _DETAILS_MAX_CHARS),
+        changed_at=_time(state.changed_ms),
+        open_until=_time_or_none(state.until_ms),
+        log_partition=source.partition,
+        log_offset=source.offset,
+    )
+    return LogRow(lane=values)
 
 
 def row_of_alarm(alarm: Alarm) -> LogRow:

@@ -16,6 +16,8 @@ from sqlalchemy.dialects.postgresql import insert
 from shared.attempt_rows import AttemptValues, DeliveryValues, EventValues, LogRow, Progress
 from shared.clock import to_datetime
 from shared.database import Database, translated
+from shared.endpoint_rows import endpoints_seen
+from shared.endpoint_states import Failing, write_lanes, write_seen
 from shared.records import Alarm
 from shared.tables import AlarmRow, SinkProgressRow
 
@@ -27,11 +29,13 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 class AttemptWriter:
     """What the attempt sink needs of Postgres. Blocking."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, failing_for_s: float = 5 * 24 * 3600.0) -> None:
+        """``failing_for_s``: nothing but failures for so long is told of."""
         self._database = database
+        self._failing_for_s = failing_for_s
 
-    def write_batch(self, rows: Sequence[LogRow], progress: Sequence[Progress]) -> None:
-        """All rows and how far they bring us, in one transaction.
+    def write_batch(self, rows: Sequence[LogRow], progress: Sequence[Progress]) -> list[Failing]:
+        """All rows and how far they bring us, in one transaction. Gives whose endpoints are gone, or fail for too long.
 
         Raises StoreUnavailable, and ValuesRefused when a row cannot be stored; nothing is written then.
         """
@@ -42,7 +46,11 @@ class AttemptWriter:
             for row in rows:
                 if row.alarm:
                     _raise_alarm(connection, row.alarm)
+            # After the attempts: it looks at them where a batch tells too little.
+            failing = write_seen(connection, endpoints_seen(rows), self._failing_for_s)
+            write_lanes(connection, [row.lane for row in rows if row.lane])
             _advance(connection, progress)
+        return failing
 
     def register_partitions(self, topic: str, count: int) -> None:
         """Partitions that nobody has read yet hold the watermark back; those that are gone do not."""

@@ -16,6 +16,7 @@ from sqlalchemy import ARRAY, ColumnElement, Connection, RowMapping, Text, cast,
 from shared.clock import to_ms
 from shared.database import Database
 from shared.encryption import Cipher
+from shared.endpoint_states import DisabledReason, forget, note_disabled
 from shared.errors import TenantFull
 from shared.signature import decode_signing_secret, generate_signing_secret
 from shared.subscription import (
@@ -112,6 +113,7 @@ class SubscriptionStore:
             if connection.execute(select(_table.c.id).where(*here)).one_or_none() is None:
                 return False
             _stamp(connection, here, {**secrets, "deleted_at": func.clock_timestamp()})
+            forget(connection, subscription_id)
         return True
 
     def read(self, subscription_id: str) -> tuple[SealedSubscription | None, int]:
@@ -182,6 +184,24 @@ class SubscriptionStore:
                 return before
             values = {**_columns(after, self._cipher), "sealed_previous": _previous(after).sealed(self._cipher, now_ms)}
             return _from_row(_stamp(connection, here, values)).opened(self._cipher)
+
+
+def disable(database: Database, subscription_id: str, version: int, reason: DisabledReason) -> bool:
+    """Disable what is active and still this version; False: it is not, and nothing was changed. Needs no key.
+
+    Blocking. Raises StoreUnavailable.
+    """
+    known = _where(subscription_id)
+    if known is None:
+        return False
+    here = (*known, _table.c.version == version, _table.c.status == "active")
+    with database.transaction() as connection:
+        _lock(connection)
+        if connection.execute(select(_table.c.id).where(*here)).one_or_none() is None:
+            return False
+        row = _stamp(connection, here, {"status": "disabled"})
+        note_disabled(connection, subscription_id, reason, row["updated_at"])
+    return True
 
 
 def _columns(chosen: NewSubscription | Subscription, cipher: Cipher) -> dict[str, Any]:

@@ -165,6 +165,29 @@ class AttemptRow(SQLModel, table=True):
     log_offset: int = _number(BigInteger)
 
 
+class EndpointStateRow(SQLModel, table=True):
+    """How a subscription's endpoint does: what its lane said last, and what the attempts say. One row at most each."""
+
+    __tablename__ = "endpoint_states"
+
+    subscription_id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
+    breaker: str = _text()
+    slow: bool = Field(sa_column=Column(Boolean, nullable=False))
+    reason: str | None = _text(optional=True)
+    #: When the lane said so; 1970: it has said nothing yet. Of two reports the later one stands, then by its place.
+    changed_at: datetime = _time()
+    open_until: datetime | None = _time(optional=True)
+    log_partition: int = _number(Integer)
+    log_offset: int = _number(BigInteger)
+    #: The first failure after the last success; null while it succeeds.
+    failing_since: datetime | None = _time(optional=True)
+    last_success_at: datetime | None = _time(optional=True)
+    last_failure_at: datetime | None = _time(optional=True)
+    #: Why we disabled the subscription, and when: the last time.
+    disabled_reason: str | None = _text(optional=True)
+    disabled_at: datetime | None = _time(optional=True)
+
+
 class ApiKeyRow(SQLModel, table=True):
     """Who may ask for what. The key itself is nowhere; ``prefix`` is what people know it by."""
 
