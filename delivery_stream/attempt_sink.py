@@ -2,6 +2,7 @@
 
 Batches of 2,000 records or 200 ms; offsets are committed after Postgres has committed, and every row may be written
 again: a crash repeats work and loses nothing. While Postgres is out of reach the sink waits and stays in its group.
+Between the two, subscriptions whose endpoints are at an end are disabled: see `disabling`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import uvloop
@@ -22,6 +24,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
+from delivery_stream.disabling import Disabling, to_disable
 from delivery_stream.sink_batch import Batch, Row
 from delivery_stream.watermark import Mark, Watermarks
 from shared import logs
@@ -29,12 +32,14 @@ from shared.attempt_rows import Progress, row_of_alarm
 from shared.attempt_writer import AttemptWriter
 from shared.clock import Clock, SystemClock
 from shared.database import Database
+from shared.endpoint_states import forget_deleted
 from shared.errors import ConfigurationError, NotConfirmed, RecordTooLarge, StoreUnavailable, ValuesRefused
 from shared.health import serve_health
 from shared.kafka import Producer, SkipWatch, leave, new_consumer
 from shared.log_partitions import LogPartitions
 from shared.records import Record, Source
 from shared.settings import Settings, load_settings
+from shared.subscription_store import disable
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -71,7 +76,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._clock = clock or SystemClock()
         self._group = self._topics.group("attempt-sink")
         self._database = Database(settings.database_url.get_secret_value(), pool_size=2)
-        self._writer = AttemptWriter(self._database)
+        self._writer = AttemptWriter(self._database, failing_for_s=settings.disable_after_hours * 3600)
         self._days = LogPartitions(self._database, settings.attempt_log_retention_days)
         self._threads = ThreadPoolExecutor(2, "attempt-sink")
         self._watermarks = Watermarks(int((settings.ack_timeout_seconds + _MARGIN_S) * 1000))
@@ -146,9 +151,11 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             batch.alarms = [row_of_alarm(alarm) for alarm in await self._skips.alarms()]
         if not batch.records and not progress_due:
             return
-        if await self._store(batch, await self._progress(batch, progress_due), stop):
+        progress = await self._progress(batch, progress_due)
+        if await self._until_stored(lambda: self._write(batch, progress), stop):
             await self._bury(batch)
-            await self._commit(batch.next_offsets)
+            if await self._disable(batch, stop):
+                await self._commit(batch.next_offsets)
 
     async def _collect(self) -> Batch:
         batch = Batch(self._topics)
@@ -162,12 +169,12 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await asyncio.sleep(0)  # with records in its buffer getmany returns without giving way
         return batch
 
-    async def _store(self, batch: Batch, progress: list[Progress], stop: asyncio.Event) -> bool:
+    async def _until_stored(self, work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
         """Try until Postgres has it; False: asked to stop meanwhile, and nothing may be committed."""
         back_off_s = 0.2
         while True:
             try:
-                await self._while_member(self._write(batch, progress))
+                await self._while_member(work())
             except StoreUnavailable as error:
                 if not self._postgres_trouble:
                     log.warning("postgres_out_of_reach", extra={"error": str(error)})
@@ -182,9 +189,11 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     async def _write(self, batch: Batch, progress: list[Progress]) -> None:
         await self._call(self._prepare, batch.days)
+        rows = [*(row for _, row in batch.rows), *batch.alarms]
         try:
-            await self._call(self._writer.write_batch, [*(row for _, row in batch.rows), *batch.alarms], progress)
+            batch.failing = await self._call(self._writer.write_batch, rows, progress)
         except ValuesRefused:
+            batch.failing = []
             await self._bisect(batch.rows, batch)
             await self._call(self._writer.write_batch, batch.alarms, progress)
 
@@ -193,7 +202,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         if not rows:
             return
         try:
-            await self._call(self._writer.write_batch, [row for _, row in rows], [])
+            batch.failing += await self._call(self._writer.write_batch, [row for _, row in rows], [])
         except ValuesRefused as error:
             if len(rows) == 1:
                 batch.refuse(rows[0][0], f"postgres refused it: {error}")
@@ -212,6 +221,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         if self._clock.monotonic_s() - self._retention_s >= _RETENTION_EVERY_S:
             self._retention_s = self._clock.monotonic_s()
             dropped = self._days.drop_old(today)
+            forget_deleted(self._database)
             if dropped:
                 log.info("old_days_dropped", extra={"partitions": dropped})
 
@@ -225,6 +235,21 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             log.error("row_refused", extra={"source": str(source), "reason": reason})
         for letter in batch.dead_letters(self._clock.now_ms()):
             await self._while_member(self._send(letter))
+
+    async def _disable(self, batch: Batch, stop: asyncio.Event) -> bool:
+        """What the batch's attempts disable: the event that tells of it, then the status. False: as `_until_stored`."""
+        now_ms, after_hours = self._clock.now_ms(), self._settings.disable_after_hours
+        for one in to_disable(batch.failing, batch.attempts, after_hours=after_hours, now_ms=now_ms):
+            await self._while_member(self._send(one.event(now_ms).to_record(self._topics.events)))
+            if not await self._until_stored(partial(self._set_disabled, one), stop):
+                return False
+        return True
+
+    async def _set_disabled(self, one: Disabling) -> None:
+        """Unless somebody has changed it meanwhile: then the next attempt decides anew."""
+        subscription_id, version = one.failing.subscription_id, one.failing.version
+        done = await self._call(disable, self._database, subscription_id, version, one.reason)
+        log.info("disabled", extra={"subscription_id": subscription_id, "reason": one.reason, "done": done})
 
     async def _send(self, record: Record) -> None:
         try:
@@ -282,12 +307,12 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     # -- waiting
 
-    async def _call(self, work: Any, *args: Any) -> None:
+    async def _call(self, work: Callable[..., _T], *args: Any) -> _T:
         """Blocking work in a thread. Raises StoreUnavailable when it takes too long."""
         future = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
         try:
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                await future
+                return await future
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {_WRITE_TIMEOUT_S:g} s") from None
 

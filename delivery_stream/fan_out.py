@@ -76,8 +76,9 @@ async def complete_set(tenant: str, io: FanOutIO) -> Sequence[Interest]:
 
 
 def matching(event: Event, interests: Sequence[Interest]) -> list[str]:
-    """The ids of the subscriptions that want this event."""
-    return [one.subscription_id for one in interests if wants(one.event_types, event.event_type)]
+    """The ids of the subscriptions that want this event and are not what it is about."""
+    wanting = (one.subscription_id for one in interests if wants(one.event_types, event.event_type))
+    return [one for one in wanting if one != event.about]
 
 
 def chunks(subscription_ids: Sequence[str], payload_bytes: int) -> Iterator[Sequence[str]]:

@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from shared.attempt_rows import (
+    AttemptValues,
     LogRow,
     row_of_alarm,
     row_of_attempt,
@@ -17,6 +18,7 @@ from shared.attempt_rows import (
     row_of_fan_out,
     row_of_lane,
 )
+from shared.endpoint_states import Failing
 from shared.errors import UnreadableRecord
 from shared.records import (
     Alarm,
@@ -41,6 +43,8 @@ class Batch:
     topics: Topics
     rows: list[Row] = field(default_factory=list)
     alarms: list[LogRow] = field(default_factory=list)
+    #: Whose endpoints are gone or fail for too long, once the rows are written.
+    failing: list[Failing] = field(default_factory=list)
     next_offsets: dict[TopicPartition, int] = field(default_factory=dict)
     records: int = 0
     _refused: list[tuple[ConsumerRecord, str]] = field(default_factory=list)
@@ -61,6 +65,11 @@ class Batch:
     def refuse(self, record: ConsumerRecord, reason: str) -> None:
         """It cannot be read, or not be stored."""
         self._refused.append((record, reason))
+
+    @property
+    def attempts(self) -> Iterator[AttemptValues]:
+        """Those among the rows."""
+        return (row.attempt for _, row in self.rows if row.attempt)
 
     @property
     def days(self) -> set[str]:

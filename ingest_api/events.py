@@ -38,7 +38,7 @@ from ingest_api.recent import Accepted, RecentlyAccepted
 from ingest_api.request_body import read_body
 from shared.clock import Clock
 from shared.errors import NotConfirmed, RecordTooLarge
-from shared.event_filter import wants
+from shared.event_filter import OPERATIONAL, is_operational, wants
 from shared.records import Event, new_webhook_id, uuid7_ms
 from shared.subscriptions import Interest
 
@@ -161,6 +161,9 @@ def read_posted(request: Request, content_type: str | None, body: bytes, caller:
         raise Problem(400, "event_type_unusable", f"The event type cannot be used: {error}.") from None
     if event_type is None:
         raise Problem(400, "event_type_missing", "An event needs X-Event-Type, or a JSON body with `event_type`.")
+    if is_operational(event_type):
+        # Who has subscribed to them must be able to believe them.
+        raise Problem(400, "event_type_reserved", f"Types that begin with `{OPERATIONAL}` are Hooklog's own.")
     if header or in_query:
         return Posted(event_type, body, caller.tenant_for(_tenant(query.get("tenant"))), content_type)
     return _from_envelope(event_type, caller.tenant_for(_tenant(document.get("tenant"))), body)

@@ -60,14 +60,9 @@ def endpoints_seen(rows: Iterable[LogRow]) -> list[Seen]:
     return sorted(tally.seen(text_id) for text_id, tally in tallies.items() if _is_ours(text_id, tally))
 
 
-def failed(attempt: AttemptValues, subscription_id: str) -> bool:
-    """Whether this is a failed attempt of that subscription's endpoint."""
-    return (
-        attempt.subscription_id == subscription_id
-        and attempt.kind == "attempt"
-        and attempt.outcome != "succeeded"
-        and attempt.error_class not in NOT_THE_ENDPOINTS
-    )
+def is_failure(attempt: AttemptValues) -> bool:
+    """Whether its endpoint has failed, rather than we."""
+    return attempt.kind == "attempt" and attempt.outcome != "succeeded" and attempt.error_class not in NOT_THE_ENDPOINTS
 
 
 def _is_ours(text_id: str, tally: _Tally) -> bool:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 
 LONGEST = 256
+#: Types that we make ourselves, about the tenant's own subscriptions.
+OPERATIONAL = "hooklog."
 #: What may become an HTTP header on the way out: visible ASCII, spaces inside.
 _TYPE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
@@ -21,12 +23,19 @@ def is_filter(text: str) -> bool:
     return len(text) <= LONGEST and is_event_type(exact) and "*" not in exact
 
 
+def is_operational(event_type: str | None) -> bool:
+    """Whether it is about Hooklog itself: only who names such a type, or ``hooklog.*``, gets it."""
+    return event_type is not None and event_type.startswith(OPERATIONAL)
+
+
 def wants(filters: Sequence[str], event_type: str | None) -> bool:
     """Whether a filter matches: exactly, or ``order.*`` everything that begins with ``order.``.
 
-    No filter wants all; an event without a type (a plain Kafka client's) is wanted by no filter.
+    No filter wants all but operational ones; an event without a type (a plain Kafka client's) is wanted by no filter.
     """
-    return not filters or (event_type is not None and any(_matches(one, event_type) for one in filters))
+    if not filters:
+        return not is_operational(event_type)
+    return event_type is not None and any(_matches(one, event_type) for one in filters)
 
 
 def _matches(one: str, event_type: str) -> bool:

@@ -67,6 +67,8 @@ class Event:
     tenant: str = "default"
     hops: int = 0
     traceparent: str | None = None
+    #: The subscription that an operational event is about: it does not get it.
+    about: str | None = None
     source: Source | None = field(default=None, compare=False)
 
     def to_record(self, topic: str) -> Record:
@@ -79,6 +81,7 @@ class Event:
             "hops": str(self.hops),
             "accepted-at": to_rfc3339(self.accepted_ms),
             "traceparent": self.traceparent,
+            "about": self.about,
         }
         headers = [(name, text.encode()) for name, text in texts.items() if text is not None]
         return Record(topic, self.id.encode(), self.payload, headers)
@@ -116,6 +119,7 @@ def event_from_record(source: Source, value: bytes | None, headers: Headers, tim
         tenant=texts.get("tenant") or "default",
         hops=_count(texts.get("hops"), 0),
         traceparent=texts.get("traceparent"),
+        about=texts.get("about"),
         source=source,
     )
 
@@ -269,6 +273,14 @@ def delivery_id(event_id: str, subscription_id: str) -> str:
     No attempt and no place in a log has such a text: those end in "/number" and ":number", this in ">" and a UUID.
     """
     return str(uuid.uuid5(_NAMESPACE, f"{event_id}>{subscription_id}"))
+
+
+def disabling_id(subscription_id: str, version: int, reason: str) -> str:
+    """Of the event that tells of it: the same however often one version of the subscription is disabled.
+
+    It ends in a word: no other text that an id is made from does.
+    """
+    return str(uuid.uuid5(_NAMESPACE, f"{subscription_id}@{version} {reason}"))
 
 
 AttemptKind = Literal["attempt", "waiting", "parked", "cancelled"]

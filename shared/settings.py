@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     #: A delivery older than this ends as a dead letter (`expired`), whatever it still waits for.
     max_event_age_hours: float = Field(168.0, gt=0)
 
+    #: So long nothing but failures of an endpoint, and its subscription is disabled; a 410 does it at once.
+    disable_after_hours: float = Field(120.0, gt=0)
+
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"

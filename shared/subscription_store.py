@@ -18,6 +18,7 @@ from shared.database import Database
 from shared.encryption import Cipher
 from shared.endpoint_states import DisabledReason, forget, note_disabled
 from shared.errors import TenantFull
+from shared.event_filter import is_operational
 from shared.signature import decode_signing_secret, generate_signing_secret
 from shared.subscription import (
     Change,
@@ -250,7 +251,8 @@ def _conditions(wanted: ListFilter) -> Iterator[ColumnElement[bool]]:
         yield _table.c.tenant == wanted.tenant
     if wanted.event_type is not None:
         overlaps = _table.c.event_types.bool_op("&&")
-        yield or_(_table.c.event_types == [], overlaps(cast(_filters_for(wanted.event_type), ARRAY(Text))))
+        named = overlaps(cast(_filters_for(wanted.event_type), ARRAY(Text)))
+        yield named if is_operational(wanted.event_type) else or_(_table.c.event_types == [], named)
     if wanted.target_url is not None:
         yield _table.c.target_url.startswith(wanted.target_url, autoescape=True)
 

@@ -55,6 +55,7 @@ def events() -> st.SearchStrategy[Event]:
         tenant=texts,
         hops=st.integers(0, 3),
         traceparent=st.none() | texts,
+        about=st.none() | texts,
     )
 
 

@@ -88,6 +88,8 @@ async def test_an_empty_payload_is_a_payload(api: Api, payload: bytes) -> None:
         (b"plain", {"Content-Type": "text/plain"}, 400, "event_type_missing"),
         (b'{"event_type": "a\\nb", "payload": {}}', JSON, 400, "event_type_unusable"),
         (b"x", {"X-Event-Type": "x" * 257}, 400, "event_type_unusable"),
+        (b"x", {"X-Event-Type": "hooklog.subscription.disabled"}, 400, "event_type_reserved"),
+        (b'{"event_type": "hooklog.anything", "payload": {}}', JSON, 400, "event_type_reserved"),
         (b'{"event_type": "a"', JSON, 400, "malformed_json"),
         (b"{", JSON | {"X-Event-Type": "a"}, 400, "malformed_json"),
         (b'{"event_type": "a", "payload": ' + b"[" * 5000 + b"]" * 5000 + b"}", JSON, 400, "malformed_json"),

@@ -6,16 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.event_filter import is_event_type, is_filter, wants
+from shared.event_filter import is_event_type, is_filter, is_operational, wants
 
 _segments = st.text(st.sampled_from("abz019_-:/"), min_size=1, max_size=8)
 dotted = st.lists(_segments, min_size=1, max_size=5).map(".".join)
 any_text = st.text(max_size=300)
 
 
-@given(st.none() | any_text)
-def test_no_filter_wants_everything(event_type: str | None) -> None:
-    assert wants((), event_type)
+@given(st.none() | any_text | any_text.map(lambda text: f"hooklog.{text}"))
+def test_no_filter_wants_everything_but_what_is_about_hooklog_itself(event_type: str | None) -> None:
+    assert wants((), event_type) != is_operational(event_type)
+    assert is_operational(event_type) == (event_type or "").startswith("hooklog.")
+
+
+@given(dotted, st.lists(dotted, max_size=3))
+def test_who_names_an_operational_type_or_what_is_above_it_gets_it(rest: str, others: list[str]) -> None:
+    operational = f"hooklog.subscription.{rest}"
+    for named in (operational, "hooklog.subscription.*", "hooklog.*"):
+        assert wants([*others, named], operational)
+    assert not wants(["hooklog", "hook.*", "hooklog.subscription"], operational)
 
 
 @given(dotted, st.lists(dotted, max_size=3))

@@ -63,3 +63,16 @@ def test_only_who_wants_the_type_is_matched() -> None:
     ]
     assert matching(Event("e", b"", 1, event_type="order.paid"), known) == ["all", "orders", "paid"]
     assert matching(Event("e", b"", 1), known) == ["all"]
+
+
+def test_an_operational_event_goes_to_who_asks_for_it_and_never_to_what_it_is_about() -> None:
+    known = [
+        Interest("all", ()),
+        Interest("named", ("hooklog.subscription.disabled", "order.*")),
+        Interest("every-subscription", ("hooklog.subscription.*",)),
+        Interest("everything-operational", ("hooklog.*",)),
+        Interest("the-disabled-one", ("hooklog.*",)),
+        Interest("orders", ("order.*",)),
+    ]
+    told = Event("e", b"", 1, event_type="hooklog.subscription.disabled", about="the-disabled-one")
+    assert matching(told, known) == ["named", "every-subscription", "everything-operational"]
