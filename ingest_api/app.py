@@ -81,7 +81,7 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
 def _include_routes(app: FastAPI, settings: Settings, parts: Parts) -> None:
     """The earlier services' come first: their `/subscriptions/getsubscriptions` would be an id in ours."""
     reader = status.StatusReader(parts.attempt_log, parts.recent, parts.clock)
-    managed = subscriptions.router(parts.store, rules_of(settings), settings.retry_delays)
+    managed = subscriptions.router(parts.store, parts.endpoints, rules_of(settings), settings.retry_delays)
     state = status.router(reader)
     app.include_router(legacy_routes.router(legacy_routes.handlers_of(managed, state), parts.attempt_log))
     app.include_router(managed)

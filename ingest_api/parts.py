@@ -20,6 +20,7 @@ from shared.attempt_log import AttemptLog
 from shared.clock import Clock, SystemClock
 from shared.database import Database
 from shared.encryption import Cipher
+from shared.endpoint_states import EndpointStates
 from shared.errors import NotConfirmed, StoreUnavailable
 from shared.kafka import Producer
 from shared.settings import Settings
@@ -41,6 +42,7 @@ class Parts:
     subscriptions: SubscriptionMap
     store: SubscriptionStore
     attempt_log: AttemptLog
+    endpoints: EndpointStates
     key_store: ApiKeyStore
     keys: KeyRing
     #: Fixed at start: without ADMIN_API_KEY nobody asks what the ring knows, and it asks nobody.
@@ -96,6 +98,7 @@ def build_parts(settings: Settings) -> Parts:
             most_per_tenant=settings.max_subscriptions_per_tenant,
         ),
         attempt_log=attempt_log,
+        endpoints=EndpointStates(database),
         key_store=ApiKeyStore(database),
         keys=KeyRing(settings.database_url.get_secret_value(), clock=clock),
         keys_asked=bool(settings.admin_api_key.get_secret_value()),

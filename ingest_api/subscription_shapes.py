@@ -27,6 +27,7 @@ from ingest_api.subscription_fields import (
     Url,
 )
 from shared.clock import to_datetime
+from shared.endpoint_states import QUIET, DisabledReason, EndpointState
 from shared.subscriptions import Changes, NewSubscription, SignatureScheme, Subscription
 
 _WEEK_S = 7 * 24 * 3600
@@ -41,7 +42,8 @@ _ANSWER_EXAMPLE: dict[str, Any] = {
     "event_types": ["order.*"],
     "has_secret": True,
     "signature_scheme": "hub",
-    "status": "active",
+    "status": "disabled",
+    "disabled_reason": "failing",
     "description": "Orders for the warehouse",
     "tenant": "default",
     "headers": {"Authorization": MASK},
@@ -49,8 +51,18 @@ _ANSWER_EXAMPLE: dict[str, Any] = {
     "rate_limit": 20.0,
     "max_in_flight": 4,
     "retry_delays": ["10s", "40s"],
+    "endpoint": {
+        "breaker": "open",
+        "slow": True,
+        "reason": "5 failures in a row",
+        "since": "2026-01-07T03:04:06.123Z",
+        "until": "2026-01-07T03:14:06.123Z",
+        "failing_since": "2026-01-02T03:04:06.789Z",
+        "last_success_at": "2026-01-02T03:04:05.987Z",
+        "last_failure_at": "2026-01-07T03:04:06.012Z",
+    },
     "created_at": "2026-01-02T03:04:05.678Z",
-    "updated_at": "2026-01-02T03:04:05.678Z",
+    "updated_at": "2026-01-07T03:04:06.345Z",
 }
 _SECRET_EXAMPLE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - of the Standard Webhooks specification
 
@@ -226,6 +238,35 @@ class RotateSecret(BaseModel):
     secret: Secret | None = Field(None, description="The new secret of incoming events; null: that stays as it is.")
 
 
+class EndpointAnswer(BaseModel):
+    """How the endpoint does, about half a second ago; before anything is known: closed, and nulls."""
+
+    breaker: Literal["closed", "open", "half_open"] = Field(description="`open`: it is not called until `until`.")
+    slow: bool = Field(description="It gets less at once, after timeouts, 429 or 503.")
+    reason: str | None = Field(description="Why the breaker or the pace is what it is.")
+    since: Time | None = Field(description="When that last changed.")
+    until: Time | None = Field(description="When an open breaker tries again.")
+    failing_since: Time | None = Field(
+        description="Nothing but failures since then, counted from the subscription's last change; null: none."
+    )
+    last_success_at: Time | None
+    last_failure_at: Time | None
+
+    @classmethod
+    def of(cls, subscription: Subscription, state: EndpointState | None) -> EndpointAnswer:
+        quiet = state or QUIET
+        return cls(
+            breaker=quiet.breaker,
+            slow=quiet.slow,
+            reason=quiet.reason,
+            since=quiet.changed_at,
+            until=quiet.open_until,
+            failing_since=quiet.counted_since(subscription.status, subscription.updated_at),
+            last_success_at=quiet.last_success_at,
+            last_failure_at=quiet.last_failure_at,
+        )
+
+
 class SubscriptionAnswer(BaseModel):
     """A subscription without its secrets."""
 
@@ -237,6 +278,9 @@ class SubscriptionAnswer(BaseModel):
     has_secret: bool
     signature_scheme: SignatureScheme
     status: Literal["active", "paused", "disabled"]
+    disabled_reason: DisabledReason | None = Field(
+        description="`gone`: the endpoint answered 410; `failing`: nothing but failures for too long."
+    )
     description: str | None
     tenant: str
     headers: dict[str, str] = Field(description=f"Names; the values are `{MASK}`.")
@@ -244,11 +288,15 @@ class SubscriptionAnswer(BaseModel):
     rate_limit: float | None
     max_in_flight: int | None
     retry_delays: list[str] | None
+    endpoint: EndpointAnswer | None = Field(description="Null only where it cannot be told now.")
     created_at: Time
     updated_at: Time
 
     @classmethod
-    def of(cls, subscription: Subscription, **more: Any) -> SubscriptionAnswer:
+    def of(
+        cls, subscription: Subscription, state: EndpointState | None = None, *, told: bool = True, **more: Any
+    ) -> SubscriptionAnswer:
+        """``state`` None: nothing is known of its endpoint; not ``told``: nobody could be asked."""
         return cls(
             id=subscription.id,
             target_url=subscription.target_url,
@@ -256,6 +304,7 @@ class SubscriptionAnswer(BaseModel):
             has_secret=subscription.secret is not None,
             signature_scheme=subscription.signature_scheme,
             status=subscription.status,
+            disabled_reason=state.disabled_reason if state and subscription.status == "disabled" else None,
             description=subscription.description,
             tenant=subscription.tenant,
             headers={name: MASK for name, _ in subscription.headers},
@@ -263,6 +312,7 @@ class SubscriptionAnswer(BaseModel):
             rate_limit=subscription.rate_limit,
             max_in_flight=subscription.max_in_flight,
             retry_delays=_delays(subscription.retry_delays),
+            endpoint=EndpointAnswer.of(subscription, state) if told else None,
             created_at=subscription.created_at,
             updated_at=subscription.updated_at,
             **more,
@@ -299,10 +349,14 @@ class RotatedSubscription(CreatedSubscription):
     )
 
     @classmethod
-    def rotated(cls, subscription: Subscription, signing_secret: str) -> SubscriptionAnswer:
+    def rotated(
+        cls, subscription: Subscription, signing_secret: str, state: EndpointState | None, *, told: bool
+    ) -> SubscriptionAnswer:
         newest = next(iter(subscription.previous_signing_keys), None)
         return cls.of(
             subscription,
+            state,
+            told=told,
             signing_secret=signing_secret,
             previous_signing_secret_expires_at=_time(newest.until_ms if newest else None),
             previous_secret_expires_at=_time(subscription.previous_secret_until_ms),

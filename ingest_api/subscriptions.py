@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Query, Response
@@ -22,7 +22,8 @@ from ingest_api.subscription_shapes import (
     SubscriptionAnswer,
 )
 from ingest_api.target_rules import TargetRules
-from shared.errors import TooManyKeys
+from shared.endpoint_states import EndpointState
+from shared.errors import StoreUnavailable, TooManyKeys
 from shared.subscriptions import Changes, Created, ListFilter, NewSubscription, Status, Subscription
 
 _DEEPEST_PAGE = 1_000_000
@@ -52,16 +53,24 @@ class Store(Protocol):
     def delete(self, subscription_id: str) -> bool: ...
 
 
-def router(store: Store, rules: TargetRules, tiers_s: tuple[int, ...]) -> APIRouter:
+class Endpoints(Protocol):
+    """The part of EndpointStates that is needed here. Raises StoreUnavailable."""
+
+    def of(self, subscription_ids: Sequence[str]) -> Mapping[str, EndpointState]: ...
+
+
+def router(store: Store, endpoints: Endpoints, rules: TargetRules, tiers_s: tuple[int, ...]) -> APIRouter:
     """The routes under /subscriptions."""
     routes = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
-    _add_collection(routes, store, rules, tiers_s)
-    _add_changes(routes, store, rules, tiers_s)
-    _add_states(routes, store)
+    _add_collection(routes, store, endpoints, rules, tiers_s)
+    _add_changes(routes, store, endpoints, rules, tiers_s)
+    _add_states(routes, store, endpoints)
     return routes
 
 
-def _add_collection(routes: APIRouter, store: Store, rules: TargetRules, tiers_s: tuple[int, ...]) -> None:
+def _add_collection(
+    routes: APIRouter, store: Store, endpoints: Endpoints, rules: TargetRules, tiers_s: tuple[int, ...]
+) -> None:
     @routes.post("", status_code=201, response_model=CreatedSubscription, responses=problems(400, 413, 415, 422, 429))
     def create(body: CreateSubscription, caller: Manager) -> SubscriptionAnswer:
         """Create a subscription. No later answer shows this `signing_secret`."""
@@ -84,12 +93,15 @@ def _add_collection(routes: APIRouter, store: Store, rules: TargetRules, tiers_s
         if tenant is not None and not caller.sees(tenant):
             return []
         wanted = ListFilter(status, tenant or caller.tenant, event_type, target_url)
-        return [SubscriptionAnswer.of(one) for one in store.list(skip, limit, wanted)]
+        page = store.list(skip, limit, wanted)
+        states = endpoints.of([one.id for one in page])
+        return [SubscriptionAnswer.of(one, states.get(one.id)) for one in page]
 
     @routes.get("/{subscription_id}", responses=problems(404))
     def read(subscription_id: str, caller: Reader) -> SubscriptionAnswer:
-        """One subscription."""
-        return SubscriptionAnswer.of(find(store, subscription_id, caller))
+        """One subscription, and how its endpoint does."""
+        found = find(store, subscription_id, caller)
+        return SubscriptionAnswer.of(found, endpoints.of([found.id]).get(found.id))
 
     @routes.delete("/{subscription_id}", status_code=204, response_class=Response, responses=problems(404, 415))
     def delete(subscription_id: str, caller: Manager) -> Response:
@@ -100,35 +112,37 @@ def _add_collection(routes: APIRouter, store: Store, rules: TargetRules, tiers_s
         return Response(status_code=204)
 
 
-def _add_changes(routes: APIRouter, store: Store, rules: TargetRules, tiers_s: tuple[int, ...]) -> None:
+def _add_changes(
+    routes: APIRouter, store: Store, endpoints: Endpoints, rules: TargetRules, tiers_s: tuple[int, ...]
+) -> None:
     @routes.put("/{subscription_id}", responses=problems(400, 404, 413, 415, 422))
     def replace(subscription_id: str, body: ReplaceSubscription, caller: Manager) -> SubscriptionAnswer:
         """Replace it: what is left out gets its default, but `secret`, which stays; null clears it."""
         find(store, subscription_id, caller)
         _check(body, rules, tiers_s)
-        return _answer(store.update(subscription_id, lambda current: _changes(body, current)))
+        return _answer(endpoints, store.update(subscription_id, lambda current: _changes(body, current)))
 
     @routes.patch("/{subscription_id}", responses=problems(400, 404, 413, 415, 422))
     def change(subscription_id: str, body: PatchSubscription, caller: Manager) -> SubscriptionAnswer:
         """Change what is given (a JSON merge patch); changes at once do not lose each other's fields."""
         find(store, subscription_id, caller)
         _check(body, rules, tiers_s)
-        return _answer(store.update(subscription_id, lambda current: _changes(body, current)))
+        return _answer(endpoints, store.update(subscription_id, lambda current: _changes(body, current)))
 
 
-def _add_states(routes: APIRouter, store: Store) -> None:
+def _add_states(routes: APIRouter, store: Store, endpoints: Endpoints) -> None:
     @routes.post("/{subscription_id}/pause", responses=problems(404, 415))
     def pause(subscription_id: str, caller: Manager) -> SubscriptionAnswer:
         """Stop delivering. Events are still accepted, and kept in the topic `parked`."""
         find(store, subscription_id, caller)
-        return _answer(store.set_status(subscription_id, "paused"))
+        return _answer(endpoints, store.set_status(subscription_id, "paused"))
 
     @routes.post("/{subscription_id}/resume", responses=problems(404, 415))
     def resume(subscription_id: str, caller: Manager) -> SubscriptionAnswer:
         """Deliver again what comes in from now on. What was parked stays parked until the resume job, which comes
         with a later version, delivers it."""
         find(store, subscription_id, caller)
-        return _answer(store.set_status(subscription_id, "active"))
+        return _answer(endpoints, store.set_status(subscription_id, "active"))
 
     @routes.post(
         "/{subscription_id}/rotate-secret",
@@ -148,7 +162,8 @@ def _add_states(routes: APIRouter, store: Store) -> None:
             raise Problem(409, "too_many_keys", detail) from None
         if created is None:
             raise not_found("subscription")
-        return RotatedSubscription.rotated(created.subscription, created.signing_secret)
+        state, told = _state(endpoints, created.subscription)
+        return RotatedSubscription.rotated(created.subscription, created.signing_secret, state, told=told)
 
 
 def find(store: Store, subscription_id: str, caller: Caller) -> Subscription:
@@ -159,10 +174,19 @@ def find(store: Store, subscription_id: str, caller: Caller) -> Subscription:
     return found
 
 
-def _answer(subscription: Subscription | None) -> SubscriptionAnswer:
+def _answer(endpoints: Endpoints, subscription: Subscription | None) -> SubscriptionAnswer:
     if subscription is None:
         raise not_found("subscription")
-    return SubscriptionAnswer.of(subscription)
+    state, told = _state(endpoints, subscription)
+    return SubscriptionAnswer.of(subscription, state, told=told)
+
+
+def _state(endpoints: Endpoints, changed: Subscription) -> tuple[EndpointState | None, bool]:
+    """How the endpoint of what was just changed does, and whether that could be told: the change stands either way."""
+    try:
+        return endpoints.of([changed.id]).get(changed.id), True
+    except StoreUnavailable:
+        return None, False
 
 
 def _changes(body: ReplaceSubscription | PatchSubscription, current: Subscription) -> Changes:

@@ -19,6 +19,8 @@ from shared.attempt_rows import LaneValues
 from shared.clock import to_ms
 from shared.database import Database
 from shared.endpoint_rows import NOT_THE_ENDPOINTS, Seen
+from shared.records import BreakerState
+from shared.subscription import Status
 from shared.tables import EndpointStateRow, SubscriptionRow
 
 _table = EndpointStateRow.__table__  # type: ignore[attr-defined]
@@ -33,7 +35,7 @@ class EndpointState:
     """One row. Times are aware, UTC."""
 
     subscription_id: str
-    breaker: str
+    breaker: BreakerState
     slow: bool
     reason: str | None
     #: When the lane said so; None: it has said nothing.
@@ -44,6 +46,19 @@ class EndpointState:
     last_failure_at: datetime | None
     disabled_reason: DisabledReason | None
     disabled_at: datetime | None
+
+    def counted_since(self, status: Status, updated_at: datetime) -> datetime | None:
+        """From where its failures count, None: there are none: from the first one, or the subscription's last change.
+
+        What is not active any more keeps what it had.
+        """
+        if status != "active" or self.failing_since is None or self.last_failure_at is None:
+            return self.failing_since
+        return max(self.failing_since, updated_at) if self.last_failure_at > updated_at else None
+
+
+#: Nothing is known.
+QUIET = EndpointState("", "closed", False, None, None, None, None, None, None, None, None)
 
 
 class Failing(NamedTuple):

@@ -39,6 +39,17 @@ async def test_the_answer_to_a_creation_has_the_contracts_form(api: Api) -> None
         "rate_limit": None,
         "max_in_flight": None,
         "retry_delays": None,
+        "disabled_reason": None,
+        "endpoint": {
+            "breaker": "closed",
+            "slow": False,
+            "reason": None,
+            "since": None,
+            "until": None,
+            "failing_since": None,
+            "last_success_at": None,
+            "last_failure_at": None,
+        },
     }
 
 
