@@ -37,6 +37,7 @@ from shared.errors import ConfigurationError, NotConfirmed, RecordTooLarge, Stor
 from shared.health import serve_health
 from shared.kafka import Producer, SkipWatch, leave, new_consumer
 from shared.log_partitions import LogPartitions
+from shared.metrics import DISABLED, SINK_LAG_SECONDS, SINK_RECORDS
 from shared.records import Record, Source
 from shared.settings import Settings, load_settings
 from shared.subscription_store import disable
@@ -126,6 +127,8 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         log.info("assigned", extra={"partitions": len(assigned)})
         self._kafka_trouble = ""
+        for partition in assigned:
+            self._watermarks.assigned(partition, self._clock.now_ms())
         try:
             async with asyncio.timeout(_BROKER_ANSWER_S):
                 committed = await asyncio.gather(*map(self._consumer.committed, assigned))
@@ -153,6 +156,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             return
         progress = await self._progress(batch, progress_due)
         if await self._until_stored(lambda: self._write(batch, progress), stop):
+            SINK_RECORDS.inc(batch.records)
             await self._bury(batch)
             if await self._disable(batch, stop):
                 await self._commit(batch.next_offsets)
@@ -249,6 +253,8 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         """Unless somebody has changed it meanwhile: then the next attempt decides anew."""
         subscription_id, version = one.failing.subscription_id, one.failing.version
         done = await self._call(disable, self._database, subscription_id, version, one.reason)
+        if done:
+            DISABLED[one.reason].inc()
         log.info("disabled", extra={"subscription_id": subscription_id, "reason": one.reason, "done": done})
 
     async def _send(self, record: Record) -> None:
@@ -282,6 +288,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             self._kafka_trouble = f"no answer: {type(error).__name__}"
             return
         self._kafka_trouble = ""
+        SINK_LAG_SECONDS.set((at_ms - (self._watermarks.slowest_ms() or at_ms)) / 1000)
         for partition, end_offset in ends.items():
             self._watermarks.observed(partition, Mark(at_ms, end_offset))
 

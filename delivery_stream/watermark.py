@@ -24,6 +24,11 @@ class Watermarks:
         """``margin_ms``: a delivery is appended this much later than it was accepted, at most."""
         self._margin_ms = margin_ms
         self._marks: dict[Partition, Mark] = {}
+        self._reached_ms: dict[Partition, int] = {}
+
+    def assigned(self, partition: Partition, at_ms: int) -> None:
+        """It is ours from now on; how far behind it is counts from here."""
+        self._reached_ms[partition] = at_ms
 
     def observed(self, partition: Partition, mark: Mark) -> None:
         """Set the next mark; while one is not reached, later ones would only move away."""
@@ -35,8 +40,15 @@ class Watermarks:
         if mark is None or next_offset < mark.end_offset:
             return None
         del self._marks[partition]
-        return max(mark.at_ms - self._margin_ms, 0)
+        reached_ms = max(mark.at_ms - self._margin_ms, 0)
+        self._reached_ms[partition] = reached_ms
+        return reached_ms
+
+    def slowest_ms(self) -> int | None:
+        """Up to which time all of them have been read; None: none is ours."""
+        return min(self._reached_ms.values(), default=None)
 
     def revoked(self, partition: Partition) -> None:
         """Somebody else reads it now."""
         self._marks.pop(partition, None)
+        self._reached_ms.pop(partition, None)

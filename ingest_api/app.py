@@ -15,6 +15,7 @@ from ingest_api import (
     health,
     keys,
     legacy_routes,
+    metrics,
     openapi,
     payloads,
     permissions,
@@ -61,6 +62,7 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
     app.add_route("/events", events, methods=["POST"], include_in_schema=False)
     _include_routes(app, settings, parts)
     app.include_router(health.router(parts.watch))
+    app.include_router(metrics.router())
     app.add_route("/", permissions.plain("open", _to_docs), include_in_schema=False)
     if settings.dev_receiver:
         app.include_router(receiver.router(settings.max_payload_bytes))

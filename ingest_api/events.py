@@ -39,6 +39,7 @@ from ingest_api.request_body import read_body
 from shared.clock import Clock
 from shared.errors import NotConfirmed, RecordTooLarge
 from shared.event_filter import OPERATIONAL, is_operational, wants
+from shared.metrics import ACK_SECONDS, EVENTS
 from shared.records import Event, new_webhook_id, uuid7_ms
 from shared.subscriptions import Interest
 
@@ -87,6 +88,13 @@ class Events:
 
     async def post(self, request: Request) -> Response:
         """202 with the event's id; 400, 409, 413, 415, 422, 429, 503 as problems."""
+        try:
+            return await self._post(request)
+        except Problem as problem:
+            EVENTS["unavailable" if problem.status_code >= 500 else "refused"].inc()
+            raise
+
+    async def _post(self, request: Request) -> Response:
         content_type = content_type_of(request)
         if self._io.producer.outstanding >= MOST_OUTSTANDING:
             raise busy("overloaded", "Too many events wait for the broker; try again.")
@@ -134,6 +142,7 @@ class Events:
         return _accepted(event_id, {"idempotency-status": status})
 
     async def _send(self, event: Event) -> None:
+        began_s = self._io.clock.monotonic_s()
         try:
             await self._io.producer.send(event.to_record(self._io.events_topic), self._io.ack_timeout_s)
         except RecordTooLarge:
@@ -143,6 +152,8 @@ class Events:
                 "not_confirmed",
                 "Kafka did not confirm in time. The event may still be delivered; repeat it with an Idempotency-Key.",
             ) from None
+        ACK_SECONDS.observe(self._io.clock.monotonic_s() - began_s)
+        EVENTS["accepted"].inc()
         self._io.recent.add(event.id, Accepted(None, event.tenant, event.event_type, event.accepted_ms))
 
 

@@ -26,6 +26,7 @@ from ingest_api.request_body import read_bytes, refuse_coding
 from ingest_api.verification import SCHEMES, verify
 from shared.clock import Clock
 from shared.errors import NotConfirmed, RecordTooLarge
+from shared.metrics import ACK_SECONDS, EVENTS
 from shared.records import Delivery, Record, Source, new_webhook_id, uuid7_ms
 from shared.subscriptions import Absent, Found, Subscription, Unreachable, canonical_id
 
@@ -88,6 +89,13 @@ class Ingest:
 
     async def answer(self, scope: Scope, receive: Receive, subscription_id: str) -> Answer:
         """202 accepted or filtered. Raises Problem: 400, 401, 404, 409, 413, 415, 503."""
+        try:
+            return await self._answer(scope, receive, subscription_id)
+        except Problem as problem:
+            EVENTS["unavailable" if problem.status_code >= 500 else "refused"].inc()
+            raise
+
+    async def _answer(self, scope: Scope, receive: Receive, subscription_id: str) -> Answer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         subscription = await self._subscription(subscription_id)
         if subscription.secret is None:
@@ -101,6 +109,7 @@ class Ingest:
             if event_type is None:
                 raise Problem(400, "event_type_missing", "This subscription filters by event type and none was given.")
             if not wants(subscription.event_types, event_type):
+                EVENTS["filtered"].inc()
                 return _filtered(subscription)
         delivery = Delivery(
             webhook_id=self._io.new_id(),
@@ -165,6 +174,7 @@ class Ingest:
         return _accepted(delivery.again(webhook_id=webhook_id), ("idempotency-status", status))
 
     async def _send(self, delivery: Delivery) -> None:
+        began_s = self._io.clock.monotonic_s()
         try:
             await self._io.producer.send(delivery.to_record(self._io.deliveries_topic), self._io.ack_timeout_s)
         except RecordTooLarge:
@@ -174,6 +184,8 @@ class Ingest:
                 "not_confirmed",
                 "Kafka did not confirm in time. The event may still be delivered; repeat it with an Idempotency-Key.",
             ) from None
+        ACK_SECONDS.observe(self._io.clock.monotonic_s() - began_s)
+        EVENTS["accepted"].inc()
         accepted = Accepted(delivery.subscription_id, delivery.tenant, delivery.event_type, delivery.accepted_ms)
         self._io.recent.add(delivery.webhook_id, accepted)
 

@@ -19,6 +19,7 @@ from retry_scheduler.next_hop import Hops, Tiered
 from shared.clock import Clock, SystemClock
 from shared.errors import InvariantBroken, NotConfirmed, RecordTooLarge
 from shared.kafka import SkipWatch, leave, max_record_bytes, new_consumer
+from shared.metrics import FORWARDED
 from shared.records import Record, Source
 from shared.settings import Settings
 
@@ -239,6 +240,7 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
             self._moved.set()
             self._condition.progress()
             self.forwarded += len(batch)
+            FORWARDED.inc(len(batch))
             return True
 
     async def _publish(self, batch: Sequence[Tiered], now_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""/live and /ready of the processes that have no API of their own, on loopback."""
+"""/live, /ready and /metrics of the processes that have no API of their own, on loopback."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shared.metrics import exposition
+
 #: What is wrong, by name of the check: empty when all is well.
 Troubles = Callable[[], Mapping[str, str]]
 
 
 async def serve_health(port: int, *, live: Troubles, ready: Troubles) -> asyncio.Task[None]:
     """Serve on 127.0.0.1:``port`` in a task of this loop; cancel the task to stop. 200 without troubles, else 503."""
-    app = Starlette(routes=[Route("/live", _answer(live)), Route("/ready", _answer(ready))])
+    app = Starlette(
+        routes=[Route("/live", _answer(live)), Route("/ready", _answer(ready)), Route("/metrics", _metrics)]
+    )
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False, lifespan="off")
     server = _Server(config)
     return asyncio.create_task(server.serve_until_cancelled(), name="health")
@@ -39,6 +43,12 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+def _metrics(_request: Request) -> Response:
+    """In a thread: it takes milliseconds."""
+    body, content_type = exposition()
+    return Response(body, headers={"Content-Type": content_type})
 
 
 def _answer(troubles: Troubles) -> Callable[[Request], Response]:

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     #: Serves POST /point1, a receiver for first steps.
     dev_receiver: bool = False
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    #: /live and /ready of the processes without an API, on loopback; 0: off.
+    #: /live, /ready and /metrics of the processes without an API, on loopback; 0: off.
     health_port: int = Field(0, ge=0, le=65535)
     #: `make up`: how often one process may die within a minute before the stack gives up.
     max_restarts: int = Field(5, ge=0)

@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared.clock import Clock, SystemClock
+from shared.metrics import RECORDS_SKIPPED
 from shared.records import Alarm, Source
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ class SkipWatch:
 
     def _alarm(self, partition: Partition, committed: int, position: int) -> Alarm:
         source = str(Source(partition[0], partition[1], committed))
+        RECORDS_SKIPPED.inc(position - committed)
         log.error("records_skipped", extra={"group": self._group, "source": source, "position": position})
         self.trouble = (
             self.trouble or f"records_skipped: {source} to {position - 1} were gone before {self._group} read them"

@@ -46,6 +46,8 @@ class Case:
     lists: Literal["subscription", "event", "key"] | None = None
     #: The body names the tenant: another one's is 403 instead of 404.
     makes: bool = False
+    #: It tells of all tenants together: a key of one does not see it.
+    of_all: bool = False
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -54,6 +56,7 @@ TABLE: dict[str, Case] = {
     "GET /health": Case("open"),
     "GET /live": Case("open"),
     "GET /ready": Case("open"),
+    "GET /metrics": Case("read", of_all=True),
     "POST /point1": Case("open", body={}),
     "POST /ingest/{subscription_id}": Case("ingest", "subscription", body={}),
     "POST /events": Case("publish", body={"event_type": "t", "payload": {}, "tenant": OWN}, makes=True),
@@ -213,7 +216,7 @@ async def test_every_route_answers_each_role_and_tenant_as_the_table_says(
     has_id, foreign = bool(case.names or case.id_in_body), tenant == FOREIGN
     if case.needs not in MAY[role] and not (case.needs == "ingest" and foreign):
         problem(answer, 403, "role_missing")
-    elif foreign and case.makes:
+    elif (foreign and case.makes) or (case.of_all and tenant is not None):
         problem(answer, 403, "tenant_refused")
     elif foreign and has_id:
         problem(answer, 404, "not_found")

@@ -19,6 +19,7 @@ _PATHS = {
     "/keys/{key_id}": {"delete"},
     "/live": {"get"},
     "/logs/": {"get"},
+    "/metrics": {"get"},
     "/point1": {"post"},
     "/ready": {"get"},
     "/status/{webhook_id}": {"get"},

@@ -1,0 +1,111 @@
+"""Every metric is declared once, described once, and shown by every process."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from delivery_stream.watermark import Mark, Watermarks
+from deploy.program import free_port
+from shared.health import serve_health
+from shared.metrics import ATTEMPTS, DISABLED, EVENTS, exposition
+from shared.records import AttemptOutcome
+from shared.skip_watch import SkipWatch
+from tests.eventually import eventually
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/metrics.md").read_text()
+
+
+def shown() -> dict[str, tuple[str, set[str]]]:
+    """Our metrics by the name that stands in front of their labels: kind, and values of the label."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    for family in text_string_to_metric_families(exposition()[0].decode()):
+        if family.name.startswith("hooklog_"):
+            assert family.documentation
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            values = {value for one in family.samples for label, value in one.labels.items() if label != "le"}
+            found[name] = family.type, values
+    return found
+
+
+def value(name: str, **labels: str) -> float:
+    for family in text_string_to_metric_families(exposition()[0].decode()):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return sample.value
+    raise AssertionError(f"no {name} {labels}")
+
+
+def test_the_page_lists_what_there_is_with_kind_and_labels() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (?:`\w+`: ([\w, ]+))? *\| (.+) \|$", PAGE, re.MULTILINE)
+    written = {name: (kind, set(labels.strip().split(", ")) - {""}) for name, kind, labels, _meaning in rows}
+    assert written == shown()
+
+
+def test_metrics_named_elsewhere_on_the_page_exist() -> None:
+    assert set(re.findall(r"\bhooklog_\w+", PAGE)) == set(shown())
+
+
+def test_a_unit_or_a_plural_ends_every_name() -> None:
+    for name in shown():
+        assert re.search(r"(_seconds|_seconds_total|_total|s|_in_flight)$", name), name
+
+
+def test_labels_are_the_words_of_the_records() -> None:
+    assert ATTEMPTS.keys() == set(get_args(AttemptOutcome))
+    assert DISABLED.keys() == {"gone", "failing"}
+
+
+def test_what_is_counted_is_shown() -> None:
+    before = value("hooklog_events_total", result="filtered")
+    EVENTS["filtered"].inc()
+    assert value("hooklog_events_total", result="filtered") == before + 1
+
+
+async def test_skipped_records_are_counted_one_by_one() -> None:
+    class Starts:
+        async def beginning_offsets(self, partitions: list[object]) -> dict[object, int]:
+            return dict.fromkeys(partitions, 12)
+
+    before = value("hooklog_records_skipped_total")
+    watch = SkipWatch(Starts(), "group")
+    watch.assigned({("topic", 0): 5})
+    watch.received(("topic", 0), 12, 13)
+    assert len(await watch.alarms()) == 1
+    assert value("hooklog_records_skipped_total") == before + 7
+
+
+async def test_a_process_without_an_api_shows_them_on_its_health_port() -> None:
+    port = free_port()
+    serving = await serve_health(port, live=dict, ready=dict)
+
+    async def asked() -> httpx.Response | None:
+        try:
+            async with httpx.AsyncClient() as client:
+                return await client.get(f"http://127.0.0.1:{port}/metrics")
+        except httpx.ConnectError:
+            return None
+
+    answer = await eventually(asked, within_s=10)
+    serving.cancel()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert "hooklog_sink_records_total" in answer.text
+    assert "process_cpu_seconds_total" in answer.text
+
+
+def test_the_lag_is_that_of_the_slowest_partition_of_ours() -> None:
+    marks = Watermarks(margin_ms=10)
+    assert marks.slowest_ms() is None
+    marks.assigned(("t", 0), 1000)
+    marks.assigned(("t", 1), 1000)
+    marks.observed(("t", 0), Mark(2000, 5))
+    marks.reached(("t", 0), 5)
+    assert marks.slowest_ms() == 1000
+    marks.revoked(("t", 1))
+    assert marks.slowest_ms() == 1990
