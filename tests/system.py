@@ -138,6 +138,14 @@ class System:
         ]
         return "\n".join(texts) + "\n"
 
+    async def metrics(self, name: str) -> dict[str, float]:
+        """What one process counts, by name and labels as they stand in its answer."""
+        async with httpx.AsyncClient(timeout=5) as client:
+            answer = await client.get(f"http://127.0.0.1:{self._ports[name]}/metrics")
+        assert answer.status_code == 200, answer.text
+        lines = (line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#"))
+        return {metric: float(value) for metric, _, value in lines}
+
     # ---- what a producer does --------------------------------------------------------------------------------------
 
     async def subscribe(self, target_url: str, **fields: Any) -> dict[str, Any]:
