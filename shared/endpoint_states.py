@@ -125,8 +125,14 @@ def write_seen(connection: Connection, seen: Sequence[Seen], failing_for_s: floa
     """
     if not seen:
         return []
-    parameters = {**_columns(seen), "failing_for_s": failing_for_s}
-    return [Failing(*row) for row in connection.exec_driver_sql(_SEEN, parameters)]
+    unclear = connection.exec_driver_sql(_SEEN, _columns(seen)).scalars().all()
+    if unclear:
+        connection.exec_driver_sql(_ASK_THE_LOG, {"ids": list(unclear)})
+    failed = [one for one in seen if one.last_failure_at]
+    if not failed:
+        return []
+    parameters = {**_columns(failed), "failing_for_s": failing_for_s}
+    return [Failing(*row) for row in connection.exec_driver_sql(_AT_AN_END, parameters)]
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
@@ -161,28 +167,19 @@ where (excluded.changed_at, excluded.log_partition, excluded.log_offset)
 
 _LAST_SUCCESS = "greatest(known.last_success_at, excluded.last_success_at)"
 _LAST_FAILURE = "greatest(known.last_failure_at, excluded.last_failure_at)"
-_NOT_OURS = ", ".join(f"'{name}'" for name in NOT_THE_ENDPOINTS)
-#: The first failure after a time that lies between two failures of one side: only the log knows. Everything after the
-#: last success has failed, so the first row of the index is the answer; the days before a delivery's longest way
-#: (MAX_EVENT_AGE_HOURS, as it is by default) are not looked into. None found: the last one, which is late but true.
-_FIRST_IN_LOG = f"""coalesce((
-            select a.attempted_at from attempts a
-            where a.subscription_id = known.subscription_id::text and a.kind = 'attempt'
-                and a.attempted_at > {_LAST_SUCCESS} and a.accepted_at > {_LAST_SUCCESS} - interval '8 days'
-                and a.outcome <> 'succeeded' and coalesce(a.error_class, '') not in ({_NOT_OURS})
-            order by a.attempted_at limit 1
-        ), {_LAST_FAILURE})"""  # noqa: S608 - all of it is from this file
+#: In the place of a first failure that lies between two failures of one side: only the log knows it, and it is asked
+#: before anybody sees this.
+_ONLY_THE_LOG_KNOWS = "timestamptz 'epoch'"
 _SEEN = f"""
-with seen as (
-    select * from unnest(
-        %(subscription_id)s::uuid[], %(last_success_at)s::timestamptz[], %(last_failure_at)s::timestamptz[],
-        %(failing_since)s::timestamptz[], %(gone_at)s::timestamptz[]
-    ) as seen (subscription_id, last_success_at, last_failure_at, failing_since, gone_at)
-), written as (
+with written as (
     insert into endpoint_states as known (subscription_id, last_success_at, last_failure_at, failing_since)
-    select seen.subscription_id, last_success_at, last_failure_at, failing_since
-    from seen join subscriptions s on s.id = seen.subscription_id and s.deleted_at is null
-    order by 1
+    select seen.*
+    from unnest(
+            %(subscription_id)s::uuid[], %(last_success_at)s::timestamptz[], %(last_failure_at)s::timestamptz[],
+            %(failing_since)s::timestamptz[]
+        ) as seen (subscription_id, last_success_at, last_failure_at, failing_since)
+    join subscriptions s on s.id = seen.subscription_id and s.deleted_at is null
+    order by seen.subscription_id
     on conflict (subscription_id) do update set
         last_success_at = {_LAST_SUCCESS},
         last_failure_at = {_LAST_FAILURE},
@@ -190,22 +187,43 @@ with seen as (
             when {_LAST_FAILURE} <= {_LAST_SUCCESS} then null
             when known.failing_since <= {_LAST_SUCCESS} and known.last_failure_at > {_LAST_SUCCESS}
                 or excluded.failing_since <= {_LAST_SUCCESS} and excluded.last_failure_at > {_LAST_SUCCESS}
-                then {_FIRST_IN_LOG}
+                then {_ONLY_THE_LOG_KNOWS}
             else least(
                 case when coalesce(known.failing_since > {_LAST_SUCCESS}, true) then known.failing_since end,
                 case when coalesce(excluded.failing_since > {_LAST_SUCCESS}, true) then excluded.failing_since end
             )
         end
-    returning subscription_id, failing_since, last_failure_at
-), counted as (
-    select subscription_id, greatest(failing_since, s.updated_at) as since,
-        last_failure_at - greatest(failing_since, s.updated_at) >= make_interval(secs => %(failing_for_s)s) as too_long
-    from written join subscriptions s on s.id = subscription_id and s.status = 'active'
-    where failing_since is not null and last_failure_at > s.updated_at
+    returning subscription_id, failing_since
 )
+select subscription_id::text from written where failing_since = {_ONLY_THE_LOG_KNOWS}
+"""  # noqa: S608 - all of it is from this file
+
+_NOT_OURS = ", ".join(f"'{name}'" for name in NOT_THE_ENDPOINTS)
+#: Everything after the last success has failed, so the first row of the index is the answer. Days before a delivery's
+#: longest way (MAX_EVENT_AGE_HOURS, as it is by default) are not looked into. None found: the last one, late but true.
+#: A statement of its own: planning it costs milliseconds, for it knows every day of the log.
+_ASK_THE_LOG = f"""
+update endpoint_states known set failing_since = coalesce((
+    select a.attempted_at from attempts a
+    where a.subscription_id = known.subscription_id::text and a.kind = 'attempt'
+        and a.attempted_at > known.last_success_at and a.accepted_at > known.last_success_at - interval '8 days'
+        and a.outcome <> 'succeeded' and coalesce(a.error_class, '') not in ({_NOT_OURS})
+    order by a.attempted_at limit 1
+), last_failure_at)
+where subscription_id = any(%(ids)s::uuid[])
+"""  # noqa: S608 - all of it is from this file
+
+_AT_AN_END = """
 select s.id::text, s.tenant, s.target_url, s.description, s.version, s.updated_at,
     coalesce(since, gone_at), coalesce(too_long, false)
-from seen join subscriptions s on s.id = seen.subscription_id and s.status = 'active' and s.deleted_at is null
-left join counted using (subscription_id)
+from unnest(%(subscription_id)s::uuid[], %(gone_at)s::timestamptz[]) as seen (subscription_id, gone_at)
+join subscriptions s on s.id = seen.subscription_id and s.status = 'active' and s.deleted_at is null
+join endpoint_states e on e.subscription_id = s.id
+left join lateral (
+    select greatest(e.failing_since, s.updated_at) as since,
+        e.last_failure_at - greatest(e.failing_since, s.updated_at) >= make_interval(secs => %(failing_for_s)s)
+            as too_long
+    where e.failing_since is not null and e.last_failure_at > s.updated_at
+) counted on true
 where gone_at > s.updated_at or too_long
-"""  # noqa: S608 - all of it is from this file
+"""
