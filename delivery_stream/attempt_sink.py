@@ -245,6 +245,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         now_ms, after_hours = self._clock.now_ms(), self._settings.disable_after_hours
         for one in to_disable(batch.failing, batch.attempts, after_hours=after_hours, now_ms=now_ms):
             await self._while_member(self._send(one.event(now_ms).to_record(self._topics.events)))
+            await self._while_member(self._send(one.record(now_ms).to_record(self._topics.attempts)))
             if not await self._until_stored(partial(self._set_disabled, one), stop):
                 return False
         return True

@@ -17,7 +17,7 @@ from shared.attempt_rows import AttemptValues
 from shared.clock import from_rfc3339, to_ms, to_rfc3339
 from shared.endpoint_rows import GONE, is_failure
 from shared.endpoint_states import DisabledReason, Failing
-from shared.records import Event, disabling_id
+from shared.records import Disabled, Event, disabling_id
 from shared.target_url import parse_target
 
 SUBSCRIPTION_DISABLED = "hooklog.subscription.disabled"
@@ -60,6 +60,19 @@ class Disabling:
             content_type="application/json",
             tenant=failing.tenant,
             about=failing.subscription_id,
+        )
+
+    def record(self, disabled_ms: int) -> Disabled:
+        """The same for people who look into `attempts`."""
+        failing = self.failing
+        return Disabled(
+            kind="disabled",
+            subscription_id=failing.subscription_id,
+            tenant=failing.tenant,
+            reason=self.reason,
+            since_ms=to_ms(failing.failing_since),
+            disabled_ms=disabled_ms,
+            event_id=disabling_id(failing.subscription_id, failing.version, self.reason),
         )
 
 

@@ -22,6 +22,7 @@ from shared.endpoint_states import Failing
 from shared.errors import UnreadableRecord
 from shared.records import (
     Alarm,
+    Disabled,
     FannedOut,
     LaneState,
     Record,
@@ -107,7 +108,7 @@ class Batch:
         if record.topic == self.topics.events:
             return row_of_event(event_from_record(source, record.value, record.headers, record.timestamp), source)
         match attempt_from_json(record.value):
-            case None:
+            case None | Disabled():
                 return None
             case LaneState() as state:
                 return row_of_lane(state, source)

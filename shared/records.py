@@ -387,7 +387,24 @@ class LaneState:
         return Record(topic, self.subscription_id.encode(), orjson.dumps(_body(self)))
 
 
-def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | LaneState | None:
+@dataclass(frozen=True, slots=True)
+class Disabled:
+    """A record of `attempts` for people: a subscription was disabled, why, and since when its endpoint failed."""
+
+    kind: Literal["disabled"]
+    subscription_id: str
+    tenant: str
+    reason: str
+    since_ms: int
+    disabled_ms: int
+    #: The event of `events` that tells its tenant.
+    event_id: str
+
+    def to_record(self, topic: str) -> Record:
+        return Record(topic, self.subscription_id.encode(), orjson.dumps(_body(self)))
+
+
+def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | LaneState | Disabled | None:
     """Read a record of `attempts`; None for a kind this version does not know. Raises UnreadableRecord."""
     try:
         body = orjson.loads(value or b"")
@@ -398,6 +415,8 @@ def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | Lane
             return _from_body(FannedOut, {"event_type": None, **body})
         if kind == "breaker":
             return _from_body(LaneState, body)
+        if kind == "disabled":
+            return _from_body(Disabled, body)
         if kind in ("attempt", "waiting", "parked", "cancelled"):
             return _from_body(Attempt, body)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -405,7 +424,17 @@ def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | Lane
     return None
 
 
-_TIMES = ("accepted_ms", "attempted_ms", "next_attempt_ms", "raised_ms", "fanned_out_ms", "changed_ms", "until_ms")
+_TIMES = (
+    "accepted_ms",
+    "attempted_ms",
+    "next_attempt_ms",
+    "raised_ms",
+    "fanned_out_ms",
+    "changed_ms",
+    "until_ms",
+    "since_ms",
+    "disabled_ms",
+)
 
 
 def _at(name: str) -> str:
@@ -416,11 +445,11 @@ _T = TypeVar("_T")
 
 
 _FIELDS: dict[type, tuple[str, ...]] = {
-    shape: tuple(f.name for f in fields(shape)) for shape in (Attempt, Alarm, FannedOut, LaneState)
+    shape: tuple(f.name for f in fields(shape)) for shape in (Attempt, Alarm, FannedOut, LaneState, Disabled)
 }
 
 
-def _body(what: Attempt | Alarm | FannedOut | LaneState) -> dict[str, Any]:
+def _body(what: Attempt | Alarm | FannedOut | LaneState | Disabled) -> dict[str, Any]:
     """Its fields without the absent ones; `dataclasses.asdict` costs 70 us here."""
     body: dict[str, Any] = {}
     for name in _FIELDS[type(what)]:

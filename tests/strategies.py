@@ -14,7 +14,7 @@ from delivery_stream.decision import (
     Refused,
     TooOld,
 )
-from shared.records import Attempt, Delivery, Event, FannedOut, LaneState
+from shared.records import Attempt, Delivery, Disabled, Event, FannedOut, LaneState
 from shared.topics import RetrySchedule
 
 #: What fits a header: any text without surrogates, short enough to be ours.
@@ -85,6 +85,19 @@ def lane_states() -> st.SearchStrategy[LaneState]:
         reason=st.none() | texts,
         until_ms=st.none() | times_ms,
         consecutive_failures=st.integers(0, 100_000),
+    )
+
+
+def disabled() -> st.SearchStrategy[Disabled]:
+    return st.builds(
+        Disabled,
+        kind=st.just("disabled"),
+        subscription_id=texts,
+        tenant=texts,
+        reason=st.sampled_from(["gone", "failing"]),
+        since_ms=times_ms,
+        disabled_ms=times_ms,
+        event_id=texts,
     )
 
 

@@ -137,6 +137,12 @@ async def test_a_410_disables_and_the_tenant_is_told_once(
     assert headers["about"] == one.id
     said = json.loads(event.value)
     assert (said["type"], said["data"]["subscription_id"]) == ("hooklog.subscription.disabled", one.id)
+    [seen] = [
+        body
+        for record in await read_topic(topics_ready, attempts)
+        if (body := json.loads(record.value))["kind"] == "disabled"
+    ]
+    assert (seen["subscription_id"], seen["reason"], seen["event_id"]) == (one.id, "gone", headers["webhook-id"])
     assert (said["data"]["reason"], said["data"]["target_origin"]) == ("gone", "https://example.com")
     assert b"s3cret" not in event.value
     state = (await asyncio.to_thread(EndpointStates(database).of, [one.id]))[one.id]

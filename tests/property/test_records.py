@@ -10,6 +10,7 @@ from shared.errors import UnreadableRecord
 from shared.records import (
     Attempt,
     Delivery,
+    Disabled,
     Event,
     FannedOut,
     LaneState,
@@ -19,7 +20,7 @@ from shared.records import (
     event_from_record,
     raw_dead_letter,
 )
-from tests.strategies import attempts, deliveries, events, fan_outs, lane_states
+from tests.strategies import attempts, deliveries, disabled, events, fan_outs, lane_states
 
 HERE = Source("webhooks.deliveries", 3, 77)
 OUR_NAMES = ["webhook-id", "subscription-id", "attempt", "run", "waits", "hops", "accepted-at", "due-at", "not-before"]
@@ -58,6 +59,13 @@ def test_a_lanes_change_round_trips_under_its_subscription(state: LaneState) -> 
     record = state.to_record("webhooks.attempts")
     assert record.key == state.subscription_id.encode()
     assert attempt_from_json(record.value) == state
+
+
+@given(disabled())
+def test_a_disabling_round_trips_under_its_subscription(what: Disabled) -> None:
+    record = what.to_record("webhooks.attempts")
+    assert record.key == what.subscription_id.encode()
+    assert attempt_from_json(record.value) == what
 
 
 @given(st.binary(max_size=50), foreign_headers, st.integers(-1, 2**41))
