@@ -142,6 +142,8 @@ class _AsAnswered(_Settings):
     id: Text | None = Field(None, description=_READ_ONLY)
     has_secret: bool | None = Field(None, description=_READ_ONLY)
     status: Text | None = Field(None, description=f"{_READ_ONLY} See `/pause` and `/resume`.")
+    disabled_reason: Text | None = Field(None, description="Read-only: without effect.")
+    endpoint: dict[str, Any] | None = Field(None, description="Read-only: without effect.")
     created_at: Text | None = Field(None, description="Read-only: without effect.")
     updated_at: Text | None = Field(None, description="Read-only: without effect.")
 
