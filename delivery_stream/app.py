@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from aiokafka import TopicPartition
 
@@ -19,6 +20,7 @@ from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit
 from delivery_stream.partition_batches import BatchApp, nothing_comes_here
 from delivery_stream.watchdog import Vitals, stuck
+from shared import metrics
 from shared.clock import Clock
 from shared.errors import NotConfirmed
 from shared.kafka import Producer, SkipWatch, new_consumer
@@ -159,8 +161,16 @@ class Stream:
         """Breakers and slow mode, for the attempt log."""
         while True:
             await self._clock.sleep(SHOW_EVERY_S)
+            self._set_gauges()
             for lane in self._lanes.changes(self._clock.monotonic_s()):
                 await self._producer.send(self._state_of(lane).to_record(self._settings.topics.attempts))
+
+    def _set_gauges(self) -> None:
+        states = Counter(word for lane in self._lanes.loud for word in lane.words)
+        for state in get_args(metrics.LaneLabel):
+            metrics.LANES[state].set(states[state])
+        metrics.ATTEMPTS_IN_FLIGHT.set(self._lanes.in_flight)
+        metrics.LANES_QUEUED.set(self._lanes.waiting)
 
     def _state_of(self, lane: Lane[Any]) -> LaneState:
         breaker, slow = lane.state

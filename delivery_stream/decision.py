@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 from delivery_stream.lane import Health
+from shared.records import WaitReason
 from shared.topics import RetrySchedule
 
 #: A receiver may ask us to wait this long and no longer.
@@ -124,7 +125,7 @@ class Wait:
     """It comes back in ``wait_s`` seconds or a little later; no attempt is counted."""
 
     wait_s: float
-    reason: str
+    reason: WaitReason
 
 
 Decision = Delivered | RetryIn | DeadLetter | Cancelled | Park | Wait

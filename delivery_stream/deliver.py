@@ -28,6 +28,7 @@ from delivery_stream.decision import (
     decide,
 )
 from delivery_stream.request import build_request
+from shared import metrics
 from shared.clock import Clock
 from shared.errors import RecordTooLarge
 from shared.records import Attempt, AttemptKind, AttemptOutcome, Delivery, Record, dead_letter
@@ -102,6 +103,7 @@ async def conclude(
     hop = next_hop(delivery, outcome, decision, io.clock.now_ms(), io.topics)
     log.info("attempted", extra=_facts(what_happened, decision))
     await _publish(delivery, what_happened.to_record(io.topics.attempts), hop, io)
+    _count(what_happened)
     return not isinstance(decision, Park)
 
 
@@ -123,6 +125,8 @@ async def put_off(delivery: Delivery, subscription: Subscription | None, wait: W
     shown = not later.waits & later.waits - 1
     what_happened = waiting_record(later, subscription, wait, now_ms).to_record(io.topics.attempts) if shown else None
     await _publish(delivery, what_happened, later.to_record(io.topics.tier(delay_s)), io)
+    metrics.WAITS[wait.reason].inc()
+    metrics.DEFERRED_SECONDS.inc(wait.wait_s)
     return False
 
 
@@ -321,6 +325,13 @@ def _steps(timings: Timings) -> dict[str, float] | None:
 
 def _wait_ms(decision: RetryIn) -> int:
     return int(max(decision.delay_s, decision.at_least_s) * 1000)
+
+
+def _count(happened: Attempt) -> None:
+    if happened.outcome is not None:
+        metrics.ATTEMPTS[happened.outcome].inc()
+    if happened.duration_ms is not None:
+        metrics.ATTEMPT_SECONDS.observe(happened.duration_ms / 1000)
 
 
 def _facts(happened: Attempt, decision: Decision) -> dict[str, object]:

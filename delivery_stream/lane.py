@@ -11,11 +11,10 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from delivery_stream.breaker import Breaker, BreakerState
 from delivery_stream.token_bucket import TokenBucket
+from shared.records import WaitReason
 
 #: What a request told of its endpoint: it works; it asks for less; it does not answer in time; it is broken; nothing.
 Health = Literal["works", "throttles", "times_out", "fails", "unknown"]
-#: Why a record may not go now.
-WaitReason = Literal["busy", "rate_limited", "throttled", "breaker_open"]
 
 #: A few at once until the endpoint has shown that it takes more.
 FIRST_WINDOW = 4
@@ -98,8 +97,8 @@ class Lane(Generic[_Q]):
         self.overdue = 0
         #: Its requests are counted among those that hold at most half of all slots (`Lanes` counts).
         self.apart = True
-        #: Its `state` when people were last told of it, and when that was.
-        self.shown = self.state
+        #: Its `state` when people were last told of it, and when that was; None: not since it is ours.
+        self.shown: tuple[BreakerState, bool] | None = None
         self.shown_s = now_s
         self._window = float(min(FIRST_WINDOW, window_max))
         self._doubles = True  # the window doubles with each round trip until there was trouble once
@@ -261,6 +260,12 @@ class Lane(Generic[_Q]):
     def state(self) -> tuple[BreakerState, bool]:
         """What people want to see of it: the breaker (a probe is not worth a word), and whether it is slow."""
         return "closed" if self.breaker.state == "closed" else "open", self.slow
+
+    @property
+    def words(self) -> tuple[Literal["open", "slow"], ...]:
+        """The same in words; none when all is well."""
+        breaker, slow = self.state
+        return (*(("open",) if breaker == "open" else ()), *(("slow",) if slow else ()))
 
     def closed_s(self, now_s: float) -> float:
         """Until anything may start, whatever is under way."""

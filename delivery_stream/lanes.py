@@ -14,7 +14,8 @@ from enum import Enum
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from delivery_stream.lane import QUEUE_MAX, SLOW_S, Health, Lane, WaitReason
+from delivery_stream.lane import QUEUE_MAX, SLOW_S, Health, Lane
+from shared.records import WaitReason
 
 #: How often `tick` wants to be called.
 TICK_S = 0.05
@@ -103,6 +104,8 @@ class Lanes(Generic[_E]):
         self._flights: dict[_E, _Flight[_E]] = {}
         self._young: deque[_Flight[_E]] = deque()
         self._changed: set[Lane[_E]] = set()
+        #: Lanes that are slow or broken.
+        self.loud: set[Lane[_E]] = set()
         self._unconfirmed = 0
         self._apart = 0
         self._busy_lanes = 0
@@ -149,7 +152,7 @@ class Lanes(Generic[_E]):
     def keep(self, is_ours: Callable[[str], bool]) -> None:
         """After a hand-over: only these lanes go on; what the others had under way ends unseen."""
         for key in [key for key in self._lanes if not is_ours(key)]:
-            self._changed.discard(self._lanes.pop(key))
+            self._forget(key)
 
     # ---- one record -------------------------------------------------------------------------------------------------
 
@@ -208,8 +211,9 @@ class Lanes(Generic[_E]):
             self._ready[lane] = None
         if self._crowd:
             self._ready.setdefault(self._crowd.popitem(last=False)[0])
-        if lane.state != lane.shown:
+        if lane.state != lane.shown and lane.proven:
             self._changed.add(lane)
+        (self.loud.add if lane.words else self.loud.discard)(lane)
 
     def confirmed(self) -> None:
         """What came of an ended request is on record."""
@@ -341,5 +345,10 @@ class Lanes(Generic[_E]):
         """The one not used for longest that has nothing worth keeping, among the first few."""
         for number, (key, lane) in enumerate(self._lanes.items()):
             if lane.forgettable(now_s) or (number >= 64 and lane.idle):
-                del self._lanes[key]
+                self._forget(key)
                 return
+
+    def _forget(self, key: str) -> None:
+        lane = self._lanes.pop(key)
+        self._changed.discard(lane)
+        self.loud.discard(lane)

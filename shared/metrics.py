@@ -13,14 +13,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, His
 from prometheus_client import generate_latest as _generate
 
 from shared.endpoint_states import DisabledReason
-from shared.records import AttemptOutcome
+from shared.records import AttemptOutcome, WaitReason
 
 # A second series for each counter, with the time of its creation: nobody asks for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 EventResult = Literal["accepted", "filtered", "refused", "unavailable"]
-WaitReason = Literal["busy", "rate_limited", "throttled", "breaker_open"]
-LaneLabel = Literal["open", "half_open", "slow"]
+LaneLabel = Literal["open", "slow"]
 
 _Labelled = TypeVar("_Labelled", Counter, Gauge)
 
@@ -57,7 +56,7 @@ ATTEMPT_SECONDS = Histogram(
 )
 ATTEMPTS_IN_FLIGHT = Gauge("hooklog_attempts_in_flight", "Attempts under way.")
 LANES_QUEUED = Gauge("hooklog_lanes_queued_deliveries", "Deliveries that wait in lanes, in memory.")
-#: A lane may be in two of these: slow, and half open.
+#: A lane may be in both: slow, and then broken.
 LANES = _by_label(
     Gauge("hooklog_lanes", "Endpoints' lanes that are in this state; the others are closed and quick.", ["state"]),
     get_args(LaneLabel),

@@ -285,6 +285,8 @@ def disabling_id(subscription_id: str, version: int, reason: str) -> str:
 
 AttemptKind = Literal["attempt", "waiting", "parked", "cancelled"]
 AttemptOutcome = Literal["succeeded", "failed_attempt", "permanently_failed"]
+#: Why a delivery waits in a tier without an attempt.
+WaitReason = Literal["busy", "rate_limited", "throttled", "breaker_open", "stores_unreachable"]
 
 
 @dataclass(frozen=True, slots=True)

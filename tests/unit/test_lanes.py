@@ -216,6 +216,15 @@ def test_people_are_told_of_changes_and_not_of_every_flap() -> None:
     assert list(bench.lanes.changes(20.0)) == []
 
 
+def test_of_a_lane_that_is_new_to_us_people_are_told_once_whatever_its_state() -> None:
+    """Another worker may have said last that it was broken."""
+    bench = Bench()
+    bench.prove("one", 0.0)
+    assert [lane.state for lane in bench.lanes.changes(3.0)] == [("closed", False)]
+    bench.prove("one", 4.0)
+    assert list(bench.lanes.changes(20.0)) == []
+
+
 def test_a_request_far_beyond_its_deadline_is_noticed() -> None:
     bench = Bench()
     bench.send("one", 0.0)
