@@ -114,6 +114,11 @@ class Connection(asyncio.Protocol):
                 self._waiter = None
                 self.abort()
 
+    @property
+    def received_bytes(self) -> int:
+        """Of the last exchange."""
+        return self._received_bytes
+
     def abort(self) -> None:
         """Closes at once: no TLS farewell to wait for, nothing flushed."""
         self.reusable = False

@@ -26,6 +26,9 @@ class Timings:
     first_byte_ms: float | None = None
     #: The address that was called.
     address: str | None = None
+    #: The request and what was read of the answer, without TLS; None: nothing was sent.
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

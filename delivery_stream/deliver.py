@@ -27,6 +27,7 @@ from delivery_stream.decision import (
     Wait,
     decide,
 )
+from delivery_stream.masking import without_secrets
 from delivery_stream.request import build_request
 from shared import metrics
 from shared.clock import Clock
@@ -158,8 +159,11 @@ async def attempt(delivery: Delivery, subscription: Subscription | Unreachable |
         return NotActive(subscription.status)
     try:
         request = build_request(delivery, subscription, io.clock.now_ms())
+        if isinstance(request, Refused):
+            return request
         timeout_s = subscription.timeout_seconds or io.timeout_s
-        return await io.sender.post(request.url, request.headers, delivery.payload, timeout_s)
+        outcome = await io.sender.post(request.url, request.headers, delivery.payload, timeout_s)
+        return without_secrets(outcome, subscription, request)
     except Exception as error:
         log.exception("internal error", extra={"webhook_id": delivery.webhook_id, "attempt": delivery.attempt})
         return InternalError(type(error).__name__)
@@ -207,6 +211,9 @@ def attempt_record(
         next_attempt_ms=ended_ms + _wait_ms(decision) if isinstance(decision, RetryIn) else None,
         source=str(delivery.source) if delivery.source else None,
         event_id=delivery.event_id,
+        sent_bytes=timings.sent_bytes,
+        received_bytes=timings.received_bytes,
+        response_body=(_text(outcome.body) or None) if isinstance(outcome, Answered) else None,
     )
 
 

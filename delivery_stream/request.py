@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 
+from delivery_stream.decision import Refused
 from shared.records import Delivery
 from shared.signature import hub_signature, standard_signature
+from shared.static_headers import check_static_header
 from shared.subscriptions import Subscription
 
 USER_AGENT = f"Hooklog/{version('hooklog')}"
@@ -21,14 +24,20 @@ class Request:
 
     url: str
     headers: tuple[tuple[str, str], ...]
+    #: What in those headers proves who we are: nobody else may come to see it.
+    signatures: tuple[str, ...] = ()
 
 
-def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -> Request:
+def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -> Request | Refused:
     """Standard Webhooks headers, the earlier systems' names beside them, and the subscription's own headers.
 
     The timestamp is this attempt's; the id is the same for every attempt. What foreign records brought is checked
-    again: a value that is no printable ASCII does not become a header.
+    again: a value that is no printable ASCII does not become a header. So are the subscription's own headers, whoever
+    wrote them into the table.
     """
+    if wrong := _refused(subscription.headers):
+        return Refused("bad_header", wrong)
+    signatures: list[str] = []
     headers = [
         ("Content-Type", _printable(delivery.content_type) or _DEFAULT_CONTENT_TYPE),
         ("User-Agent", USER_AGENT),
@@ -37,7 +46,14 @@ def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -
     ]
     if webhook_id := _printable(delivery.webhook_id):
         timestamp_s = now_ms // 1000
-        signature = standard_signature(subscription.signing_keys_at(now_ms), webhook_id, timestamp_s, delivery.payload)
+        signature = standard_signature(
+            subscription.signing_keys_at(now_ms),
+            webhook_id,
+            timestamp_s,
+            delivery.payload,
+            private_keys=subscription.private_keys_at(now_ms),
+        )
+        signatures += [one.partition(",")[2] for one in signature.split(" ")]
         headers += [
             ("webhook-id", webhook_id),
             ("webhook-timestamp", str(timestamp_s)),
@@ -45,12 +61,27 @@ def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -
             ("X-Webhook-Id", webhook_id),
         ]
     if subscription.secret:
-        headers.append(("X-Hub-Signature-256", hub_signature(subscription.secret, delivery.payload)))
+        signature = hub_signature(subscription.secret, delivery.payload)
+        signatures.append(signature.partition("=")[2])
+        headers.append(("X-Hub-Signature-256", signature))
     if event_type := _printable(delivery.event_type):
         headers.append(("X-Event-Type", event_type))
     if traceparent := _printable(delivery.traceparent):
         headers.append(("traceparent", traceparent))
-    return Request(subscription.target_url, (*headers, *subscription.headers))
+    return Request(subscription.target_url, (*headers, *subscription.headers), tuple(signatures))
+
+
+@lru_cache(maxsize=4096)
+def _refused(headers: tuple[tuple[str, str], ...]) -> str | None:
+    """Why these headers may not go out; None: they may."""
+    if len({name.lower() for name, _ in headers}) < len(headers):
+        return "a header of the subscription is there twice"
+    for name, value in headers:
+        try:
+            check_static_header(name, value)
+        except ValueError as error:
+            return f"the subscription {error}"
+    return None
 
 
 def _printable(text: str | None) -> str | None:

@@ -111,7 +111,9 @@ class Sender:
 
     async def _exchange(self, connection: Connection, request: bytes, trip: _Trip) -> Reply | Broken:
         trip.address = connection.address
+        trip.sent_bytes = len(request)
         reply = await connection.exchange(request, trip.left_s())
+        trip.received_bytes = connection.received_bytes
         if connection.reusable:
             self._pool.put(connection)
         return reply
@@ -195,7 +197,16 @@ class Sender:
 class _Trip:
     """The deadline of one post, and what is known of it so far."""
 
-    __slots__ = ("_ends_s", "_started_s", "address", "connect_ms", "dns_ms", "tls_ms")
+    __slots__ = (
+        "_ends_s",
+        "_started_s",
+        "address",
+        "connect_ms",
+        "dns_ms",
+        "received_bytes",
+        "sent_bytes",
+        "tls_ms",
+    )
 
     def __init__(self, timeout_s: float) -> None:
         self._started_s = monotonic()
@@ -204,6 +215,8 @@ class _Trip:
         self.connect_ms: float | None = None
         self.tls_ms: float | None = None
         self.address: str | None = None
+        self.sent_bytes: int | None = None
+        self.received_bytes: int | None = None
 
     def left_s(self) -> float:
         return max(self._ends_s - monotonic(), 0.0)
@@ -211,7 +224,14 @@ class _Trip:
     def timings(self, first_byte_s: float | None = None) -> Timings:
         first_byte_ms = None if first_byte_s is None else (first_byte_s - self._started_s) * 1000
         return Timings(
-            _ms_since(self._started_s), self.dns_ms, self.connect_ms, self.tls_ms, first_byte_ms, self.address
+            _ms_since(self._started_s),
+            self.dns_ms,
+            self.connect_ms,
+            self.tls_ms,
+            first_byte_ms,
+            self.address,
+            self.sent_bytes,
+            self.received_bytes,
         )
 
     def failed(self, error_class: str, details: str) -> _Ended:

@@ -32,7 +32,18 @@ class AttemptAnswer(BaseModel):
     http_status_code: int | None
     error_class: str | None
     error_details: str | None = Field(description="At most 500 characters.")
-    duration_ms: float | None
+    response_body: str | None = Field(
+        description="The printable beginning of the answer's body, 500 characters at most; secrets of the subscription "
+        "and signatures in it are `***`."
+    )
+    duration_ms: float | None = Field(description="The whole attempt.")
+    timings_ms: dict[str, float] | None = Field(
+        description="From its start to the first byte of the answer (`first_byte`); and how long `dns`, `connect` and "
+        "`tls` took, where they were needed: a kept connection needs none of them."
+    )
+    address: str | None = Field(description="The address that was called.")
+    sent_bytes: int | None = Field(description="The request, head and body.")
+    received_bytes: int | None = Field(description="Of the answer, what was read.")
     next_attempt_at: Time | None
 
     @classmethod

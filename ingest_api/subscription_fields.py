@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -10,21 +9,13 @@ from pydantic import AfterValidator, Field, PlainSerializer, StringConstraints
 
 from ingest_api.event_type import LONGEST, is_filter
 from shared.clock import to_rfc3339
+from shared.static_headers import check_static_header
+from shared.subscriptions import SigningVersion
 from shared.topics import parse_delay
 
 MOST_FILTERS = 100
 MOST_HEADERS = 20
 MASK = "***"
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_HEADER_VALUE = re.compile(r"[!-~](?:[ -~]{0,2046}[!-~])?")
-#: What the connection needs, and what we say about a delivery ourselves (CONTRACT section 4).
-_OURS = frozenset(
-    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
-    | {"transfer-encoding", "upgrade", "host", "content-length", "content-type", "content-encoding", "expect"}
-    | {"user-agent", "traceparent", "tracestate", "x-hub-signature-256", "x-webhook-id", "x-webhook-attempt"}
-    | {"x-event-type"}
-)
-_OUR_PREFIXES = ("webhook-", "x-hooklog-")
 
 
 def _text(value: str) -> str:
@@ -46,10 +37,7 @@ def _headers(value: dict[str, Any]) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise ValueError("names a header twice")
     for name, content in value.items():
-        if not _HEADER_NAME.fullmatch(name) or not (content is None or _HEADER_VALUE.fullmatch(content)):
-            raise ValueError("holds a name or a value that cannot be an HTTP header (visible ASCII, one line, 2 KiB)")
-        if name.lower() in _OURS or name.lower().startswith(_OUR_PREFIXES):
-            raise ValueError("holds a header that is set by us or by the connection")
+        check_static_header(name, content)
     return value
 
 
@@ -66,6 +54,12 @@ def _exact_type(value: str) -> str:
     return value
 
 
+def _versions(value: list[SigningVersion]) -> list[SigningVersion]:
+    if len(set(value)) < len(value):
+        raise ValueError("names a version twice")
+    return sorted(value)
+
+
 Text = Annotated[str, AfterValidator(_text)]
 Filter = Annotated[str, AfterValidator(_filter)]
 EventType = Annotated[str, AfterValidator(_exact_type)]
@@ -78,6 +72,7 @@ HeaderChanges = Annotated[dict[str, str | None], Field(max_length=2 * MOST_HEADE
 TimeoutSeconds = Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)]
 RateLimit = Annotated[float, Field(ge=0.01, le=10_000, allow_inf_nan=False)]
 MaxInFlight = Annotated[int, Field(ge=1, le=1_000)]
+SigningVersions = Annotated[list[SigningVersion], Field(min_length=1, max_length=2), AfterValidator(_versions)]
 Delay = Annotated[int | str, AfterValidator(_delay)]
 Delays = Annotated[list[Delay], Field(max_length=20)]
 Time = Annotated[datetime, PlainSerializer(lambda at: rfc3339(at), return_type=str, when_used="json")]

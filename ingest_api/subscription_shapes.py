@@ -20,6 +20,7 @@ from ingest_api.subscription_fields import (
     MaxInFlight,
     RateLimit,
     Secret,
+    SigningVersions,
     Tenant,
     Text,
     Time,
@@ -28,7 +29,8 @@ from ingest_api.subscription_fields import (
 )
 from shared.clock import to_datetime
 from shared.endpoint_states import QUIET, DisabledReason, EndpointState
-from shared.subscriptions import Changes, NewSubscription, SignatureScheme, Subscription
+from shared.signature import public_key_text
+from shared.subscriptions import Changes, NewSubscription, SignatureScheme, SigningVersion, Subscription
 
 _WEEK_S = 7 * 24 * 3600
 _DAY_S = 24 * 3600
@@ -47,6 +49,8 @@ _ANSWER_EXAMPLE: dict[str, Any] = {
     "description": "Orders for the warehouse",
     "tenant": "default",
     "headers": {"Authorization": MASK},
+    "signing_versions": ["v1", "v1a"],
+    "signing_public_key": "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
     "timeout_seconds": 5.0,
     "rate_limit": 20.0,
     "max_in_flight": 4,
@@ -90,6 +94,11 @@ class _Settings(BaseModel):
         None, description="Which events, exactly or `order.*`; null or empty: all of them."
     )
     event_type: Filter | None = Field(None, description="The same as a list of one.")
+    signing_versions: SigningVersions | None = Field(
+        None,
+        description="How requests are signed, one signature each: `v1` (HMAC, `signing_secret`), `v1a` (ed25519, "
+        "`signing_public_key`), or both; null: `v1`.",
+    )
     description: Text | None = Field(None, max_length=500)
     timeout_seconds: TimeoutSeconds | None = Field(None, description="Of one attempt; null: the installation's.")
     rate_limit: RateLimit | None = Field(
@@ -112,6 +121,7 @@ class _Settings(BaseModel):
         return {
             "secret": None if self.secret is None else self.secret.encode(),
             "signature_scheme": self.signature_scheme or "hub",
+            "signing_versions": tuple(self.signing_versions or ("v1",)),
             "event_types": self.filters(),
             "description": self.description,
             "timeout_seconds": self.timeout_seconds,
@@ -141,6 +151,7 @@ class _AsAnswered(_Settings):
 
     id: Text | None = Field(None, description=_READ_ONLY)
     has_secret: bool | None = Field(None, description=_READ_ONLY)
+    signing_public_key: Text | None = Field(None, description=f"{_READ_ONLY} See `signing_versions`.")
     status: Text | None = Field(None, description=f"{_READ_ONLY} See `/pause` and `/resume`.")
     disabled_reason: Text | None = Field(None, description="Read-only: without effect.")
     endpoint: dict[str, Any] | None = Field(None, description="Read-only: without effect.")
@@ -149,7 +160,12 @@ class _AsAnswered(_Settings):
 
     def check_read_only(self, current: Subscription) -> None:
         """Raises ValueError: somebody means to change what cannot be changed here."""
-        fixed = {"id": current.id, "has_secret": current.secret is not None, "status": current.status}
+        fixed = {
+            "id": current.id,
+            "has_secret": current.secret is not None,
+            "status": current.status,
+            "signing_public_key": _public_key(current),
+        }
         for name, value in fixed.items():
             if getattr(self, name) not in (None, value):
                 raise ValueError(f"{name} is read-only")
@@ -230,7 +246,7 @@ def _merged(
 
 
 class RotateSecret(BaseModel):
-    """A fresh key for outgoing signatures, and perhaps another secret for incoming ones."""
+    """Fresh keys for outgoing signatures, and perhaps another secret for incoming ones."""
 
     model_config = _config({"overlap_seconds": _DAY_S})
 
@@ -286,6 +302,10 @@ class SubscriptionAnswer(BaseModel):
     description: str | None
     tenant: str
     headers: dict[str, str] = Field(description=f"Names; the values are `{MASK}`.")
+    signing_versions: list[SigningVersion]
+    signing_public_key: str | None = Field(
+        description="`whpk_…`: verifies the `v1a` signatures of the newest key; null: `v1a` is not asked for."
+    )
     timeout_seconds: float | None
     rate_limit: float | None
     max_in_flight: int | None
@@ -310,6 +330,8 @@ class SubscriptionAnswer(BaseModel):
             description=subscription.description,
             tenant=subscription.tenant,
             headers={name: MASK for name, _ in subscription.headers},
+            signing_versions=list(subscription.signing_versions),
+            signing_public_key=_public_key(subscription),
             timeout_seconds=subscription.timeout_seconds,
             rate_limit=subscription.rate_limit,
             max_in_flight=subscription.max_in_flight,
@@ -326,7 +348,7 @@ class CreatedSubscription(SubscriptionAnswer):
 
     model_config = ConfigDict(json_schema_extra={"example": {**_ANSWER_EXAMPLE, "signing_secret": _SECRET_EXAMPLE}})
 
-    signing_secret: str = Field(description="`whsec_…`: verifies `webhook-signature`. Shown this once.")
+    signing_secret: str = Field(description="`whsec_…`: verifies the `v1` of `webhook-signature`. Shown this once.")
 
 
 class RotatedSubscription(CreatedSubscription):
@@ -344,7 +366,7 @@ class RotatedSubscription(CreatedSubscription):
     )
 
     previous_signing_secret_expires_at: Time | None = Field(
-        description="Until then every request is signed with the key before as well; null: no more."
+        description="Until then every request is signed with the keys before as well, of `v1a` too; null: no more."
     )
     previous_secret_expires_at: Time | None = Field(
         description="Until then incoming events may be signed with the secret before; null: there is none."
@@ -363,6 +385,11 @@ class RotatedSubscription(CreatedSubscription):
             previous_signing_secret_expires_at=_time(newest.until_ms if newest else None),
             previous_secret_expires_at=_time(subscription.previous_secret_until_ms),
         )
+
+
+def _public_key(subscription: Subscription) -> str | None:
+    private_key = subscription.private_keys.current
+    return public_key_text(private_key) if private_key and "v1a" in subscription.signing_versions else None
 
 
 def _time(at_ms: int | None) -> datetime | None:

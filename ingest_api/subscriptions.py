@@ -150,8 +150,9 @@ def _add_states(routes: APIRouter, store: Store, endpoints: Endpoints) -> None:
         responses=problems(400, 404, 409, 413, 415, 422),
     )
     def rotate(subscription_id: str, caller: Manager, body: RotateSecret | None = None) -> SubscriptionAnswer:
-        """A fresh `signing_secret`, shown this once. For the overlap, requests carry the signatures of both keys;
-        a new `secret` for incoming events, if given, overlaps as well."""
+        """A fresh `signing_secret`, shown this once, and with `v1a` a fresh `signing_public_key`. For the overlap,
+        requests carry the signatures of the keys before as well; a new `secret` for incoming events, if given,
+        overlaps too."""
         find(store, subscription_id, caller)
         wanted = body or RotateSecret()
         secret = None if wanted.secret is None else wanted.secret.encode()

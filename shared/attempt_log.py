@@ -60,6 +60,9 @@ class LoggedAttempt:
     address: str | None
     next_attempt_at: datetime | None
     source: str | None
+    sent_bytes: int | None
+    received_bytes: int | None
+    response_body: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,9 @@ class AttemptValues(NamedTuple):
     finality: int
     log_partition: int
     log_offset: int
+    sent_bytes: int | None
+    received_bytes: int | None
+    response_body: str | None
 
 
 class LaneValues(NamedTuple):
@@ -306,6 +309,9 @@ def _attempt_values(attempt: Attempt, source: Source) -> AttemptValues:
         finality=_BETTER_OUTCOME.get(attempt.outcome or "", 0),
         log_partition=source.partition,
         log_offset=source.offset,
+        sent_bytes=_number_or_none(attempt.sent_bytes),
+        received_bytes=_number_or_none(attempt.received_bytes),
+        response_body=_text(attempt.response_body, _DETAILS_MAX_CHARS),
     )
 
 

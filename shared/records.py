@@ -320,6 +320,11 @@ class Attempt:
     next_attempt_ms: int | None = None
     source: str | None = None
     event_id: str | None = None
+    #: The request and what came back for it, as on the wire but for TLS.
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
+    #: The printable beginning of the answer's body, without our secrets.
+    response_body: str | None = None
 
     @property
     def id(self) -> str:

@@ -17,7 +17,7 @@ from shared.tables import LOCK_SUBSCRIPTION_WRITES, InstallationRow, Subscriptio
 
 #: Writers of subscriptions wait meanwhile: some 50 ms.
 _ROWS_A_BATCH = 100
-_SEALED = ("sealed_secret", "sealed_signing_keys", "sealed_headers", "sealed_previous")
+_SEALED = ("sealed_secret", "sealed_signing_keys", "sealed_headers", "sealed_previous", "sealed_private_keys")
 _subscriptions = SubscriptionRow.__table__  # type: ignore[attr-defined]
 _installation = InstallationRow.__table__  # type: ignore[attr-defined]
 

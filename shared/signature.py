@@ -1,6 +1,7 @@
 """Pure: signatures of what we send.
 
-Standard Webhooks v1 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)
+Standard Webhooks v1 (HMAC) and v1a (ed25519), see
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md,
 and the ``X-Hub-Signature-256`` form (WebSub, GitHub).
 """
 
@@ -11,7 +12,11 @@ import binascii
 import hashlib
 import hmac
 import secrets
+from functools import lru_cache
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+PUBLIC_KEY_PREFIX = "whpk_"
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
 
 
@@ -31,10 +36,35 @@ def decode_signing_secret(secret: str) -> bytes:
     return key
 
 
-def standard_signature(keys: tuple[bytes, ...], webhook_id: str, timestamp_s: int, body: bytes) -> str:
-    """The ``webhook-signature`` header: one ``v1,…`` per key, separated by spaces."""
+def generate_private_key() -> bytes:
+    """A fresh ed25519 private key: the 32 bytes that RFC 8032 calls so."""
+    return secrets.token_bytes(32)
+
+
+def public_key_text(private_key: bytes) -> str:
+    """The ``whpk_…`` with which receivers verify what ``private_key`` signed."""
+    return PUBLIC_KEY_PREFIX + base64.b64encode(_ed25519(private_key).public_key().public_bytes_raw()).decode()
+
+
+def standard_signature(
+    keys: tuple[bytes, ...],
+    webhook_id: str,
+    timestamp_s: int,
+    body: bytes,
+    *,
+    private_keys: tuple[bytes, ...] = (),
+) -> str:
+    """The ``webhook-signature`` header: a ``v1,…`` per key, then a ``v1a,…`` per private key, separated by spaces."""
     signed = f"{webhook_id}.{timestamp_s}.".encode() + body
-    return " ".join("v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in keys)
+    signatures = [("v1,", hmac.digest(key, signed, hashlib.sha256)) for key in keys]
+    signatures += [("v1a,", _ed25519(private_key).sign(signed)) for private_key in private_keys]
+    return " ".join(version + base64.b64encode(signature).decode() for version, signature in signatures)
+
+
+@lru_cache(maxsize=1024)
+def _ed25519(private_key: bytes) -> Ed25519PrivateKey:
+    """Kept, since reading a key costs as much as signing with it (33 and 37 us)."""
+    return Ed25519PrivateKey.from_private_bytes(private_key)
 
 
 def hub_signature(secret: bytes, body: bytes) -> str:

@@ -18,6 +18,8 @@ from shared.encryption import Cipher
 Status = Literal["active", "paused", "disabled"]
 #: How incoming events are signed: whose header, over which bytes.
 SignatureScheme = Literal["hub", "standard", "stripe", "shopify"]
+#: How outgoing requests are signed (Standard Webhooks): v1 is HMAC with a shared secret, v1a is ed25519.
+SigningVersion = Literal["v1", "v1a"]
 HeaderPairs = tuple[tuple[str, str], ...]
 
 _CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
@@ -32,6 +34,43 @@ class ExpiringKey:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivateKeys:
+    """The ed25519 keys of v1a; one sealed JSON array in the stores, which processes that know of none leave alone."""
+
+    current: bytes | None = field(default=None, repr=False)
+    previous: tuple[ExpiringKey, ...] = field(default=(), repr=False)
+
+    def at(self, now_ms: int) -> tuple[bytes, ...]:
+        """All that sign, the newest first."""
+        current = () if self.current is None else (self.current,)
+        return current + tuple(old.key for old in self.previous if now_ms < old.until_ms)
+
+    def rotated(self, key: bytes, now_ms: int, overlap_s: int) -> PrivateKeys:
+        """``key`` instead of the one before, which is good for ``overlap_s`` more. None before: none after."""
+        if self.current is None:
+            return self
+        if not overlap_s:
+            return PrivateKeys(key)
+        alive = tuple(old for old in self.previous if now_ms < old.until_ms)
+        return PrivateKeys(key, (ExpiringKey(self.current, now_ms + overlap_s * 1000), *alive))
+
+    @classmethod
+    def opened(cls, sealed: str | None, cipher: Cipher) -> PrivateKeys:
+        """Raises ConfigurationError when the key does not fit."""
+        if sealed is None:
+            return cls()
+        current, previous = orjson.loads(cipher.open(sealed))
+        return cls(base64.b64decode(current), tuple(_expiring(one) for one in previous))
+
+    def sealed(self, cipher: Cipher, now_ms: int) -> str | None:
+        """Without what has expired; None when there are none."""
+        if self.current is None:
+            return None
+        previous = [_pair(old) for old in self.previous if now_ms < old.until_ms]
+        return cipher.seal(orjson.dumps([base64.b64encode(self.current).decode(), previous]))
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """Who wants which events at which URL. No event types: all of them."""
 
@@ -43,7 +82,7 @@ class Subscription:
     description: str | None
     #: Verifies incoming events; None: they come unsigned.
     secret: bytes | None = field(repr=False)
-    #: Keys of outgoing signatures, the newest first.
+    #: Keys of outgoing v1 signatures, the newest first.
     signing_keys: tuple[bytes, ...] = field(repr=False)
     #: Added to every request; they may hold credentials.
     headers: HeaderPairs = field(repr=False)
@@ -60,6 +99,9 @@ class Subscription:
     previous_secret: bytes | None = field(default=None, repr=False)
     previous_secret_until_ms: int | None = None
     previous_signing_keys: tuple[ExpiringKey, ...] = field(default=(), repr=False)
+    signing_versions: tuple[SigningVersion, ...] = ("v1",)
+    #: Of v1a. There are none until it is asked for; they stay when it no longer is, so that it can be asked for again.
+    private_keys: PrivateKeys = field(default=PrivateKeys(), repr=False)
 
     def secrets_at(self, now_ms: int) -> tuple[bytes, ...]:
         """Each of these verifies an incoming event, the newest first; empty: events come unsigned."""
@@ -70,8 +112,14 @@ class Subscription:
         return self.secret, self.previous_secret
 
     def signing_keys_at(self, now_ms: int) -> tuple[bytes, ...]:
-        """All of these sign what goes out, the newest first."""
+        """All of these make v1 signatures, the newest first; empty: v1 is not asked for."""
+        if "v1" not in self.signing_versions:
+            return ()
         return self.signing_keys + tuple(old.key for old in self.previous_signing_keys if now_ms < old.until_ms)
+
+    def private_keys_at(self, now_ms: int) -> tuple[bytes, ...]:
+        """All of these make v1a signatures, the newest first; empty: v1a is not asked for."""
+        return self.private_keys.at(now_ms) if "v1a" in self.signing_versions else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +137,7 @@ class NewSubscription:
     signature_scheme: SignatureScheme = "hub"
     rate_limit: float | None = None
     max_in_flight: int | None = None
+    signing_versions: tuple[SigningVersion, ...] = ("v1",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +233,9 @@ class SealedSubscription:
     max_in_flight: int | None
     #: What rotations replaced, with the times until when it is good: `Previous`.
     sealed_previous: str | None = field(repr=False)
+    signing_versions: tuple[SigningVersion, ...]
+    #: `PrivateKeys`.
+    sealed_private_keys: str | None = field(repr=False)
 
     def opened(self, cipher: Cipher) -> Subscription:
         """With its secrets in clear. Raises ConfigurationError when the key does not fit."""
@@ -211,6 +263,8 @@ class SealedSubscription:
             previous_secret=previous.secret.key if previous.secret else None,
             previous_secret_until_ms=previous.secret.until_ms if previous.secret else None,
             previous_signing_keys=previous.signing_keys,
+            signing_versions=self.signing_versions,
+            private_keys=PrivateKeys.opened(self.sealed_private_keys, cipher),
         )
 
 

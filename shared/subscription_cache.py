@@ -36,7 +36,7 @@ class SubscriptionCache:
     def __init__(self, redis_url: str, *, prefix: str, ttl_s: int, clock: Clock) -> None:
         """An empty URL: no cache. Raises ConfigurationError when it is no URL."""
         self._redis = redis_client(redis_url, timeout_s=_TIMEOUT_S, connections=_CONNECTIONS)
-        self._prefix = f"{prefix}subscription:2:"
+        self._prefix = f"{prefix}subscription:3:"
         self._ttl_s = ttl_s
         self._clock = clock
         self._asleep_until_s = 0.0
@@ -103,6 +103,7 @@ def _decode(value: bytes) -> Cached | None:
         sealed = replace(
             sealed,
             event_types=tuple(sealed.event_types),
+            signing_versions=tuple(sealed.signing_versions),
             retry_delays=None if delays is None else tuple(delays),
             created_at=datetime.fromisoformat(str(sealed.created_at)),
             updated_at=datetime.fromisoformat(str(sealed.updated_at)),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from shared.errors import TooManyKeys
-from shared.subscription import ExpiringKey, HeaderPairs, SignatureScheme, Subscription
+from shared.subscription import ExpiringKey, HeaderPairs, SignatureScheme, SigningVersion, Subscription
 
 #: Keys that rotations replaced and that still sign: each is one more signature in every request.
 MOST_PREVIOUS_KEYS = 5
@@ -25,6 +25,7 @@ class Changes(TypedDict, total=False):
     signature_scheme: SignatureScheme
     rate_limit: float | None
     max_in_flight: int | None
+    signing_versions: tuple[SigningVersion, ...]
 
 
 def changed(subscription: Subscription, changes: Changes) -> Subscription:
@@ -36,14 +37,23 @@ def changed(subscription: Subscription, changes: Changes) -> Subscription:
 
 
 def rotated(
-    subscription: Subscription, signing_key: bytes, secret: bytes | None, now_ms: int, overlap_s: int
+    subscription: Subscription,
+    signing_key: bytes,
+    secret: bytes | None,
+    now_ms: int,
+    overlap_s: int,
+    private_key: bytes | None = None,
 ) -> Subscription:
-    """``signing_key`` signs, and the keys before it with it until their times.
+    """``signing_key`` signs, and the keys before it with it until their times; ``private_key`` likewise, for v1a.
 
-    A ``secret`` replaces the one of incoming events in the same way; a repeat with the same one changes nothing about
-    it. No overlap: whatever was good before ends at once. Raises TooManyKeys, so that a caller who repeats an
-    unanswered call cannot push out the key that receivers still have.
+    A subscription that never asked for v1a gets no private key by this. A ``secret`` replaces the one of incoming
+    events in the same way; a repeat with the same one changes nothing about it. No overlap: whatever was good before
+    ends at once. Raises TooManyKeys, so that a caller who repeats an unanswered call cannot push out the key that
+    receivers still have.
     """
+    if private_key is not None:
+        rotated_keys = subscription.private_keys.rotated(private_key, now_ms, overlap_s)
+        subscription = replace(subscription, private_keys=rotated_keys)
     if not overlap_s:
         alone = replace(subscription, previous_secret=None, previous_secret_until_ms=None, previous_signing_keys=())
         return replace(alone, signing_keys=(signing_key,), secret=secret or subscription.secret)

@@ -19,7 +19,7 @@ from shared.encryption import Cipher
 from shared.endpoint_states import DisabledReason, forget, note_disabled
 from shared.errors import TenantFull
 from shared.event_filter import is_operational
-from shared.signature import decode_signing_secret, generate_signing_secret
+from shared.signature import decode_signing_secret, generate_private_key, generate_signing_secret
 from shared.subscription import (
     Change,
     Created,
@@ -28,6 +28,7 @@ from shared.subscription import (
     ListFilter,
     NewSubscription,
     Previous,
+    PrivateKeys,
     SealedSubscription,
     Status,
     Subscription,
@@ -39,6 +40,7 @@ from shared.tenant_sets import Interest
 
 _LIST_MAX = 1000
 _ALL = ListFilter()
+_OPTIONAL_SECRETS = ("sealed_secret", "sealed_headers", "sealed_previous", "sealed_private_keys")
 _table = SubscriptionRow.__table__  # type: ignore[attr-defined]
 
 
@@ -52,12 +54,14 @@ class SubscriptionStore:
         self._cipher = cipher
 
     def create(self, new: NewSubscription) -> Created:
-        """A new, active subscription with a fresh signing secret. Raises TenantFull."""
+        """A new, active subscription with fresh keys. Raises TenantFull."""
         signing_secret = generate_signing_secret()
+        private_keys = PrivateKeys(generate_private_key() if "v1a" in new.signing_versions else None)
         values = _columns(new, self._cipher) | {
             "id": UUID(str(uuid_utils.uuid7())),
             "status": "active",
             "sealed_signing_keys": _sealed_keys([decode_signing_secret(signing_secret)], self._cipher),
+            "sealed_private_keys": private_keys.sealed(self._cipher, 0),
         }
         with self._database.transaction() as connection:
             _lock(connection)
@@ -91,16 +95,18 @@ class SubscriptionStore:
         Under the lock of all writers, so that two changes at once do not lose each other's fields. What ``change``
         raises changes nothing and comes out here. A change that changes nothing leaves version and time as they are.
         """
-        return self._write(subscription_id, lambda before, _now_ms: changed(before, change(before)))
+        return self._write(subscription_id, lambda before, _now_ms: _with_keys(changed(before, change(before))))
 
     def rotate(self, subscription_id: str, overlap_s: int, secret: bytes | None = None) -> Created | None:
-        """A fresh signing secret, and the incoming one if given; those before are good for ``overlap_s`` seconds more.
+        """Fresh keys, and an incoming secret if given; those before are good for ``overlap_s`` seconds more.
 
         None when there is no such subscription. Raises TooManyKeys.
         """
         signing_secret = generate_signing_secret()
-        key = decode_signing_secret(signing_secret)
-        after = self._write(subscription_id, lambda before, now_ms: rotated(before, key, secret, now_ms, overlap_s))
+        key, private_key = decode_signing_secret(signing_secret), generate_private_key()
+        after = self._write(
+            subscription_id, lambda before, now_ms: rotated(before, key, secret, now_ms, overlap_s, private_key)
+        )
         return Created(after, signing_secret) if after else None
 
     def delete(self, subscription_id: str) -> bool:
@@ -108,7 +114,7 @@ class SubscriptionStore:
         here = _where(subscription_id)
         if here is None:
             return False
-        secrets = {"sealed_secret": None, "sealed_headers": None, "sealed_signing_keys": "", "sealed_previous": None}
+        secrets = {"sealed_signing_keys": "", **dict.fromkeys(_OPTIONAL_SECRETS)}
         with self._database.transaction() as connection:
             _lock(connection)
             if connection.execute(select(_table.c.id).where(*here)).one_or_none() is None:
@@ -183,7 +189,11 @@ class SubscriptionStore:
             after = step(before, now_ms)
             if after == before:
                 return before
-            values = {**_columns(after, self._cipher), "sealed_previous": _previous(after).sealed(self._cipher, now_ms)}
+            values = {
+                **_columns(after, self._cipher),
+                "sealed_previous": _previous(after).sealed(self._cipher, now_ms),
+                "sealed_private_keys": after.private_keys.sealed(self._cipher, now_ms),
+            }
             return _from_row(_stamp(connection, here, values)).opened(self._cipher)
 
 
@@ -219,10 +229,18 @@ def _columns(chosen: NewSubscription | Subscription, cipher: Cipher) -> dict[str
         "signature_scheme": chosen.signature_scheme,
         "rate_limit": chosen.rate_limit,
         "max_in_flight": chosen.max_in_flight,
+        "signing_versions": list(chosen.signing_versions),
     }
     if isinstance(chosen, Subscription):
         columns |= {"status": chosen.status, "sealed_signing_keys": _sealed_keys(chosen.signing_keys, cipher)}
     return columns
+
+
+def _with_keys(subscription: Subscription) -> Subscription:
+    """With a private key, once v1a is asked for."""
+    if "v1a" not in subscription.signing_versions or subscription.private_keys.current:
+        return subscription
+    return replace(subscription, private_keys=PrivateKeys(generate_private_key()))
 
 
 def _sealed_keys(keys: Sequence[bytes], cipher: Cipher) -> str:
@@ -292,5 +310,6 @@ def _from_row(row: RowMapping) -> SealedSubscription:
     values = {name: row[name] for name in SealedSubscription.__slots__}
     values["id"] = str(row["id"])
     values["event_types"] = tuple(row["event_types"])
+    values["signing_versions"] = tuple(row["signing_versions"])
     values["retry_delays"] = None if row["retry_delays"] is None else tuple(row["retry_delays"])
     return SealedSubscription(**values)

@@ -82,6 +82,9 @@ class SubscriptionRow(SQLModel, table=True):
     rate_limit: float | None = _number(Float, optional=True)
     max_in_flight: int | None = _number(Integer, optional=True)
     sealed_previous: str | None = _text(optional=True)
+    #: Of v1 and v1a, those that go out.
+    signing_versions: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    sealed_private_keys: str | None = _text(optional=True)
 
 
 class DeliveryRow(SQLModel, table=True):
@@ -163,6 +166,11 @@ class AttemptRow(SQLModel, table=True):
     finality: int = _number(SmallInteger)
     log_partition: int = _number(Integer)
     log_offset: int = _number(BigInteger)
+    #: What the request was, and what came back for it: bytes on the wire, without TLS.
+    sent_bytes: int | None = _number(Integer, optional=True)
+    received_bytes: int | None = _number(Integer, optional=True)
+    #: The printable beginning of the answer's body.
+    response_body: str | None = _text(optional=True)
 
 
 class EndpointStateRow(SQLModel, table=True):

@@ -125,6 +125,9 @@ def attempts() -> st.SearchStrategy[Attempt]:
         next_attempt_ms=st.none() | times_ms,
         source=st.none() | texts,
         event_id=st.none() | texts,
+        sent_bytes=st.none() | st.integers(0, 2**31 - 1),
+        received_bytes=st.none() | st.integers(0, 2**31 - 1),
+        response_body=st.none() | texts,
     )
 
 

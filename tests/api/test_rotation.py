@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.clock import from_rfc3339
-from shared.signature import decode_signing_secret
+from shared.signature import decode_signing_secret, public_key_text
 from tests.api.conftest import Api
 from tests.api.test_ingest import problem, signed
 from tests.eventually import eventually
@@ -62,6 +62,22 @@ async def test_a_fresh_key_is_shown_once_and_the_old_one_signs_for_a_day(api: Ap
         text = (await api.client.get(path)).text
         assert created["signing_secret"] not in text
         assert rotated["signing_secret"] not in text
+
+
+async def test_with_v1a_both_kinds_of_key_rotate_together(api: Api) -> None:
+    created = await api.subscribe(signing_versions=["v1", "v1a"])
+    rotated = await _rotate(api, created["id"])
+    subscription = api.parts.store.get(created["id"])
+    assert subscription is not None
+    shown = [created["signing_public_key"], rotated["signing_public_key"]]
+    for in_s, expected in ((0, shown[::-1]), (24 * 3600 - 60, shown[::-1]), (24 * 3600 + 60, shown[1:])):
+        keys = subscription.private_keys_at(int((time.time() + in_s) * 1000))
+        assert [public_key_text(key) for key in keys] == expected
+    assert len(_keys(api, created["id"])) == 2
+    assert (await _rotate(api, created["id"], overlap_seconds=0))["signing_public_key"] not in shown
+    alone = api.parts.store.get(created["id"])
+    assert alone is not None
+    assert len(alone.private_keys_at(0)) == 1
 
 
 async def test_without_overlap_the_old_key_ends_now(api: Api) -> None:

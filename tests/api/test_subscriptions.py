@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import uuid
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from ingest_api.subscription_shapes import CreateSubscription
 from shared.clock import from_rfc3339
 from shared.signature import decode_signing_secret
 from tests.api.conftest import Api
 from tests.api.test_ingest import problem
+from tests.canaries import forms
 
 CANARY = "canary-7f3a9"
 URL = "https://example.com/hook"
@@ -34,6 +37,8 @@ async def test_the_answer_to_a_creation_has_the_contracts_form(api: Api) -> None
         "description": None,
         "tenant": "default",
         "headers": {},
+        "signing_versions": ["v1"],
+        "signing_public_key": None,
         "signature_scheme": "hub",
         "timeout_seconds": None,
         "rate_limit": None,
@@ -84,6 +89,49 @@ async def test_everything_that_can_be_chosen_is_kept(api: Api) -> None:
     assert read["timeout_seconds"] == 5
     assert (read["rate_limit"], read["max_in_flight"], read["signature_scheme"]) == (0.5, 7, "stripe")
     assert read["retry_delays"] == ["2s", "1s"]
+
+
+async def test_v1a_is_asked_for_and_its_public_key_can_be_read(api: Api) -> None:
+    created = await api.subscribe(signing_versions=["v1a", "v1"])
+    assert created["signing_versions"] == ["v1", "v1a"]
+    assert len(base64.b64decode(created["signing_public_key"].removeprefix("whpk_"))) == 32
+    read = (await api.client.get(f"/subscriptions/{created['id']}")).json()
+    assert read["signing_public_key"] == created["signing_public_key"]
+    with api.parts.database.transaction() as connection:
+        stored = str(connection.execute(text("select t::text from subscriptions t")).all())
+    subscription = api.parts.store.get(created["id"])
+    assert subscription is not None
+    [private_key] = subscription.private_keys_at(0)
+    assert not any(form.decode() in stored for form in forms(private_key) if form != private_key)
+    assert repr(private_key) not in repr(subscription)
+
+
+async def test_v1a_given_up_and_asked_for_again_has_the_key_it_had(api: Api) -> None:
+    """Receivers keep a public key for long: a PUT that forgot the field must not cost them theirs."""
+    created = await api.subscribe(signing_versions=["v1a"])
+    path = f"/subscriptions/{created['id']}"
+    without = (await api.client.put(path, json={"target_url": URL})).json()
+    assert (without["signing_versions"], without["signing_public_key"]) == (["v1"], None)
+    again = (await api.client.patch(path, json={"signing_versions": ["v1", "v1a"]})).json()
+    assert again["signing_public_key"] == created["signing_public_key"]
+    default = (await api.client.patch(path, json={"signing_versions": None})).json()
+    assert default["signing_versions"] == ["v1"]
+
+
+async def test_an_answer_with_a_public_key_can_be_sent_back_and_another_key_cannot(api: Api) -> None:
+    created = await api.subscribe(signing_versions=["v1", "v1a"])
+    path = f"/subscriptions/{created['id']}"
+    read = (await api.client.get(path)).json()
+    for method in ("PUT", "PATCH"):
+        assert (await api.client.request(method, path, json=read)).json() == read
+        answer = await api.client.request(method, path, json={**read, "signing_public_key": "whpk_another"})
+        problem(answer, 422, "invalid_request")
+
+
+async def test_v1a_can_be_asked_for_later(api: Api) -> None:
+    created = await api.subscribe()
+    changed = (await api.client.patch(f"/subscriptions/{created['id']}", json={"signing_versions": ["v1a"]})).json()
+    assert changed["signing_public_key"].startswith("whpk_")
 
 
 async def test_secrets_come_back_in_no_answer(api: Api) -> None:
@@ -138,6 +186,13 @@ async def test_a_null_or_absent_secret_is_none(api: Api, secret: str | None) -> 
         {"headers": {"Transfer-Encoding": CANARY}},
         {"headers": {"content-length": CANARY}},
         {"headers": {"webhook-id": CANARY}},
+        {"headers": {"Webhook-Anything": CANARY}},
+        {"headers": {"Content-Type": CANARY}},
+        {"headers": {"Keep-Alive": CANARY}},
+        {"headers": {"Proxy-Authorization": CANARY}},
+        {"headers": {"TE": CANARY}},
+        {"headers": {"Trailer": CANARY}},
+        {"headers": {"Upgrade": CANARY}},
         {"headers": {"X-Hooklog-Hops": CANARY}},
         {"headers": {"X-A": f"{CANARY}\r\nX-B: 1"}},
         {"headers": {"X-A\r\nX-B": CANARY}},
@@ -162,6 +217,10 @@ async def test_a_null_or_absent_secret_is_none(api: Api, secret: str | None) -> 
         {"max_in_flight": 1001},
         {"max_in_flight": 1.5},
         {"signature_scheme": CANARY},
+        {"signing_versions": []},
+        {"signing_versions": [CANARY]},
+        {"signing_versions": ["v1", "v1"]},
+        {"signing_versions": "v1a"},
         {"signature_scheme": "HUB"},
         {"unknown": CANARY},
     ],

@@ -110,7 +110,8 @@ def test_a_delivery_is_answered_with_its_attempts(writer: AttemptWriter, attempt
 
     next_ms = delivery.accepted_ms + 11_000
     failure = {"http_status_code": 503, "error_class": "http_status", "error_details": "a\tb\\N\nc", "duration_ms": 1.5}
-    failed = _tried(delivery, 1, next_attempt_ms=next_ms, timings_ms={"connect": 0.5}, address="::1", **failure)
+    wire = {"sent_bytes": 700, "received_bytes": 90, "response_body": "busy\t\\N"}
+    failed = _tried(delivery, 1, next_attempt_ms=next_ms, timings_ms={"connect": 0.5}, address="::1", **failure, **wire)
     writer.write_batch([failed, _tried(delivery, 2, None, waits=1)], [])
     retrying = attempt_log.delivery(delivery.webhook_id)
     assert retrying is not None
@@ -118,6 +119,7 @@ def test_a_delivery_is_answered_with_its_attempts(writer: AttemptWriter, attempt
     [attempt] = retrying.attempts
     assert {name: getattr(attempt, name) for name in failure} == failure
     assert (attempt.timings_ms, attempt.address) == ({"connect": 0.5}, "::1")
+    assert {name: getattr(attempt, name) for name in wire} == wire
     assert (attempt.attempt, attempt.next_attempt_at) == (1, to_datetime(next_ms))
     assert [note.kind for note in retrying.notes] == ["waiting"]
 

@@ -269,7 +269,7 @@ async def client(settings: Settings) -> AsyncIterator[Any]:
 
 
 def _key(settings: Settings, subscription_id: str) -> str:
-    return f"{settings.topic_prefix}subscription:2:{subscription_id}"
+    return f"{settings.topic_prefix}subscription:3:{subscription_id}"
 
 
 async def test_redis_holds_no_secret_in_clear_and_forgets(
@@ -296,6 +296,7 @@ async def test_redis_answers_what_postgres_would(settings: Settings, store: Subs
         signature_scheme="standard",
         rate_limit=2.5,
         max_in_flight=3,
+        signing_versions=("v1", "v1a"),
     )
     subscription = _rotated(store, store.create(everything).subscription.id, overlap_s=60)
     assert subscription is not None
@@ -395,6 +396,8 @@ async def test_the_cache_alone_gives_back_what_it_was_given(settings: Settings, 
         rate_limit=2.5,
         max_in_flight=3,
         sealed_previous="p",
+        signing_versions=("v1", "v1a"),
+        sealed_private_keys="k",
     )
     assert await cache.get(_UNKNOWN) is None
     await cache.put(Cached(sealed, at))

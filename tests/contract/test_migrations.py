@@ -116,4 +116,5 @@ def test_a_process_of_the_version_before_goes_on_inserting(settings: Settings) -
     assert (subscription.signing_keys_at(0), subscription.secrets_at(0)) == ((b"key",), ())
     assert subscription.signature_scheme == "hub"
     assert (subscription.rate_limit, subscription.max_in_flight) == (None, None)
+    assert (subscription.signing_versions, subscription.private_keys_at(0)) == (("v1",), ())
     database.close()

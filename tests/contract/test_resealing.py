@@ -20,7 +20,9 @@ from shared.subscriptions import Found, NewSubscription, Subscription, Subscript
 from tests.eventually import eventually
 from tests.system import as_environment
 
-_NEW = NewSubscription("https://example.com/hook", secret=b"incoming", headers=(("X-Key", "credential"),))
+_NEW = NewSubscription(
+    "https://example.com/hook", secret=b"incoming", headers=(("X-Key", "credential"),), signing_versions=("v1", "v1a")
+)
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ _SEALED = SealedSubscription(
     rate_limit=None,
     max_in_flight=None,
     sealed_previous=None,
+    signing_versions=("v1",),
+    sealed_private_keys=None,
 )
 #: (who, whose, wants what): a write; whose None: deleted.
 writes = st.tuples(st.sampled_from("stuvw"), st.none() | st.sampled_from(TENANTS), st.sampled_from(["x", "y.*"]))
