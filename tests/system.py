@@ -114,6 +114,10 @@ class System:
             await asyncio.sleep(0.1)
         raise TimeoutError(f"{name} is not ready: {said}\n{self.tail()}")
 
+    def pid(self, name: str) -> int:
+        """Of one process."""
+        return self._children[name].pid
+
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to one process."""
         self._children[name].send_signal(number)
