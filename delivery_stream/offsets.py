@@ -8,28 +8,14 @@ in the log are fine.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+
+from shared.completed_offsets import Commit as Commit
+from shared.completed_offsets import decode_completed, encode_completed
 
 #: A slow head must not stop its healthy neighbours: at 2,000 a second this is 12 s of one partition.
 WINDOW = 24_000
-
-#: The broker refuses metadata over 4,096 bytes (offset.metadata.max.bytes).
-METADATA_MAX_CHARS = 4_000
-
-_VERSION = "1:"
-#: Offsets one commit may mark as done; a foreign text must not fill our memory.
-_COMPLETED_MAX = 4 * WINDOW
-
-
-class Commit(NamedTuple):
-    """What stands in the group's offset for one partition."""
-
-    next_offset: int
-    metadata: str
 
 
 class Tracker:
@@ -87,72 +73,3 @@ class Tracker:
 
     def _completed(self) -> Iterator[int]:
         return (offset for offset in self._received if offset in self._done)
-
-
-def encode_completed(next_offset: int, completed: Iterable[int]) -> str:
-    """Ascending offsets above ``next_offset`` as text: base64 of run lengths, cut to what a commit can hold.
-
-    Gap and run take turns, each a LEB128 number, counted from ``next_offset``. What is cut is repeated after a crash.
-    """
-    room = (METADATA_MAX_CHARS - len(_VERSION)) // 4 * 3
-    out = bytearray()
-    position = next_offset
-    for start, end in _runs(completed):
-        step = _leb128(start - position) + _leb128(end - start)
-        if len(out) + len(step) > room:
-            break
-        out += step
-        position = end
-    return _VERSION + base64.b64encode(out).decode() if out else ""
-
-
-def decode_completed(commit: Commit) -> frozenset[int]:
-    """The offsets above the watermark that are done; empty for a text that is not ours."""
-    if not commit.metadata.startswith(_VERSION):
-        return frozenset()
-    try:
-        numbers = list(_leb128_numbers(base64.b64decode(commit.metadata[len(_VERSION) :], validate=True)))
-    except (binascii.Error, ValueError):
-        return frozenset()
-    completed: set[int] = set()
-    position = commit.next_offset
-    for gap, run in zip(numbers[::2], numbers[1::2], strict=False):
-        if len(completed) + run > _COMPLETED_MAX:
-            break
-        completed.update(range(position + gap, position + gap + run))
-        position += gap + run
-    return frozenset(completed)
-
-
-def _runs(ascending: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """``1 2 3 7 8`` -> ``(1, 4) (7, 9)``."""
-    start = end = None
-    for offset in ascending:
-        if offset != end:
-            if start is not None and end is not None:
-                yield start, end
-            start = offset
-        end = offset + 1
-    if start is not None and end is not None:
-        yield start, end
-
-
-def _leb128(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _leb128_numbers(data: bytes) -> Iterator[int]:
-    number = shift = 0
-    for byte in data:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if shift > 63:
-            raise ValueError("no number of ours")
-        if byte < 0x80:
-            yield number
-            number = shift = 0

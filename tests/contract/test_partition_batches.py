@@ -14,10 +14,10 @@ from delivery_stream.app import create_app
 from delivery_stream.dispatcher import Dispatcher
 from delivery_stream.intake import HOPS_MAX
 from delivery_stream.lanes import Lanes
-from delivery_stream.offsets import Commit, decode_completed
 from delivery_stream.partition_batches import BatchApp
 from shared.broker import client_options
 from shared.clock import SystemClock
+from shared.completed_offsets import Commit, decode_completed
 from shared.kafka import Producer
 from shared.records import Delivery, Record
 from shared.settings import Settings

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery_stream.offsets import Commit, Tracker, decode_completed, encode_completed
+from delivery_stream.offsets import Tracker
+from shared.completed_offsets import Commit, decode_completed, encode_completed
 
 offset_lists = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(
     lambda gaps: [sum(gaps[: i + 1]) + i for i in range(len(gaps))]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from delivery_stream.offsets import METADATA_MAX_CHARS, WINDOW, Commit, Tracker, decode_completed, encode_completed
+from delivery_stream.offsets import WINDOW, Tracker
+from shared.completed_offsets import METADATA_MAX_CHARS, Commit, decode_completed, encode_completed
 
 
 def received(tracker: Tracker, *offsets: int) -> list[int]:
