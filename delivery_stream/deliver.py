@@ -144,7 +144,7 @@ async def subscription_of(delivery: Delivery, io: DeliverIO) -> Subscription | U
 
 def expired(delivery: Delivery, now_ms: int, io: DeliverIO) -> bool:
     """Older than a delivery may become."""
-    return now_ms - delivery.accepted_ms > io.max_event_age_s * 1000
+    return delivery.age_ms(now_ms) > io.max_event_age_s * 1000
 
 
 async def attempt(delivery: Delivery, subscription: Subscription | Unreachable | None, io: DeliverIO) -> Outcome:

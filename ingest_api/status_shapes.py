@@ -78,7 +78,9 @@ class EventStatus(BaseModel):
     next_attempt_at: Time | None = None
     latest_attempt: AttemptAnswer | None = None
     attempts: list[AttemptAnswer] = Field(default=[], description="The oldest first.")
-    notes: list[AttemptAnswer] = Field(default=[], description="What was no attempt: waits, parking, cancellation.")
+    notes: list[AttemptAnswer] = Field(
+        default=[], description="What was no attempt: waits, pauses and their ends, cancellation."
+    )
     matched: int | None = Field(None, description="Of /events: how many subscriptions want it; null: not known yet.")
     deliveries: list[DeliveryAnswer] | None = Field(
         None, description="Of /events: the first 100 by id; null for an event of one subscription."

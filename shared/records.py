@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import orjson
 import uuid_utils
@@ -23,6 +23,8 @@ Headers = Sequence[tuple[str, bytes]]
 _NAMESPACE = uuid.UUID("6f6c6b6f-6f68-5f67-8000-9c3f1d5a7b21")
 _MAX_HEADER_TEXT = 1024
 _MAX_COUNT = 1_000_000
+#: Thirty years.
+_MAX_PAUSED_MS = 1_000_000_000_000
 
 
 class Source(NamedTuple):
@@ -147,7 +149,13 @@ class Delivery:
     traceparent: str | None = None
     #: The event of `events` that this delivery was fanned out from.
     event_id: str | None = None
+    #: How long it has stood in `parked`, over all pauses.
+    paused_ms: int = 0
     source: Source | None = field(default=None, compare=False)
+
+    def age_ms(self, now_ms: int) -> int:
+        """How long it has been on its way. The time of a pause does not count."""
+        return now_ms - self.accepted_ms - self.paused_ms
 
     def headers(self) -> list[tuple[str, bytes]]:
         """Everything but the payload. Absent values are left out."""
@@ -173,6 +181,8 @@ class Delivery:
             headers.append(("traceparent", self.traceparent.encode()))
         if self.event_id is not None:
             headers.append(("event-id", self.event_id.encode()))
+        if self.paused_ms:
+            headers.append(("paused-ms", b"%d" % self.paused_ms))
         return headers
 
     def to_record(self, topic: str) -> Record:
@@ -212,6 +222,7 @@ def delivery_from_record(source: Source, value: bytes | None, headers: Headers, 
         not_before_ms=_time_ms(texts.get("not-before")),
         traceparent=texts.get("traceparent"),
         event_id=texts.get("event-id"),
+        paused_ms=_count(texts.get("paused-ms"), 0, _MAX_PAUSED_MS),
         source=source,
     )
 
@@ -283,7 +294,7 @@ def disabling_id(subscription_id: str, version: int, reason: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{subscription_id}@{version} {reason}"))
 
 
-AttemptKind = Literal["attempt", "waiting", "parked", "cancelled"]
+AttemptKind = Literal["attempt", "waiting", "parked", "resumed", "cancelled"]
 AttemptOutcome = Literal["succeeded", "failed_attempt", "permanently_failed"]
 #: Why a delivery waits in a tier without an attempt.
 WaitReason = Literal["busy", "rate_limited", "throttled", "breaker_open", "stores_unreachable"]
@@ -294,8 +305,8 @@ class Attempt:
     """One record of `attempts`: what happened to a delivery. Times are milliseconds since 1970.
 
     ``kind`` "attempt": one POST, or a final failure without one (address refused, too old). "waiting", "parked" and
-    "cancelled" tell why there was none. ``outcome`` is set on attempts only. ``reason`` is the dead letter's or the
-    cancellation's.
+    "cancelled" tell why there was none; "resumed": what was parked is on its way again. ``outcome`` is set on attempts
+    only. ``reason`` is the dead letter's or the cancellation's.
     """
 
     kind: AttemptKind
@@ -424,7 +435,7 @@ def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | Lane
             return _from_body(LaneState, body)
         if kind == "disabled":
             return _from_body(Disabled, body)
-        if kind in ("attempt", "waiting", "parked", "cancelled"):
+        if kind in get_args(AttemptKind):
             return _from_body(Attempt, body)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UnreadableRecord(f"not an attempt record: {type(error).__name__}") from None
@@ -495,8 +506,8 @@ def _texts(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
     return texts
 
 
-def _count(text: str | None, default: int) -> int:
-    if text and text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_COUNT)):
+def _count(text: str | None, default: int, most: int = _MAX_COUNT) -> int:
+    if text and text.isascii() and text.isdigit() and len(text) <= len(str(most)):
         return max(int(text), default)
     return default
 

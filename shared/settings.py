@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".hooklog")
     #: How long ingest waits for the broker before it answers 503.
     ack_timeout_seconds: float = Field(5.0, gt=0, le=60)
-    #: A delivery older than this ends as a dead letter (`expired`), whatever it still waits for.
+    #: A delivery older than this ends as a dead letter (`expired`), whatever it still waits for. Pauses do not count.
     max_event_age_hours: float = Field(168.0, gt=0)
 
     #: So long nothing but failures of an endpoint, and its subscription is disabled; a 410 does it at once.

@@ -41,6 +41,7 @@ def deliveries() -> st.SearchStrategy[Delivery]:
         not_before_ms=st.none() | times_ms,
         traceparent=st.none() | texts,
         event_id=st.none() | texts,
+        paused_ms=st.integers(0, 10**12),
     )
 
 
@@ -104,7 +105,7 @@ def disabled() -> st.SearchStrategy[Disabled]:
 def attempts() -> st.SearchStrategy[Attempt]:
     return st.builds(
         Attempt,
-        kind=st.sampled_from(["attempt", "waiting", "parked", "cancelled"]),
+        kind=st.sampled_from(["attempt", "waiting", "parked", "resumed", "cancelled"]),
         webhook_id=texts,
         subscription_id=texts,
         run=st.integers(1, 1000),

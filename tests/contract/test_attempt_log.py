@@ -138,6 +138,8 @@ def test_a_delivery_is_answered_with_its_attempts(writer: AttemptWriter, attempt
         ("cancelled", None, 1, "cancelled", 0),
         ("waiting", None, 1, "queued", 0),
         ("waiting", None, 2, "retrying", 1),
+        ("resumed", None, 1, "queued", 0),
+        ("resumed", None, 3, "retrying", 2),
     ],
 )
 def test_every_kind_leaves_its_status(
@@ -148,6 +150,23 @@ def test_every_kind_leaves_its_status(
     found = attempt_log.delivery(delivery.webhook_id)
     assert found is not None
     assert (found.status, found.latest_attempt, found.reason) == (status, latest, "why")
+
+
+def test_what_is_parked_is_queued_again_after_the_resume_and_never_once_it_was_tried(
+    writer: AttemptWriter, attempt_log: AttemptLog
+) -> None:
+    delivery = _delivery()
+    at_ms = delivery.accepted_ms
+    parked = _tried(delivery, 1, None, kind="parked", attempted_ms=at_ms + 1)
+    resumed = _tried(delivery, 1, None, kind="resumed", attempted_ms=at_ms + 2)
+    parked_again = _tried(delivery, 1, None, kind="parked", attempted_ms=at_ms + 3)
+    statuses = []
+    for row in (parked, resumed, parked_again, _tried(delivery, 1, attempted_ms=at_ms + 1), resumed):
+        writer.write_batch([row], [])
+        found = attempt_log.delivery(delivery.webhook_id)
+        assert found is not None
+        statuses.append(found.status)
+    assert statuses == ["paused", "queued", "paused", "retrying", "retrying"]
 
 
 def test_a_late_record_of_a_lower_attempt_changes_nothing(writer: AttemptWriter, attempt_log: AttemptLog) -> None:
@@ -194,7 +213,7 @@ def histories(draw: st.DrawFn) -> list[LogRow]:
     for _ in range(draw(st.integers(1, 12))):
         delivery = draw(st.sampled_from(deliveries)).again(run=draw(st.integers(1, 2)))
         outcome = draw(outcomes)
-        kind = "attempt" if outcome else draw(st.sampled_from(["waiting", "parked", "cancelled"]))
+        kind = "attempt" if outcome else draw(st.sampled_from(["waiting", "parked", "resumed", "cancelled"]))
         changes = {
             "kind": kind,
             "waits": draw(st.integers(0, 2)),

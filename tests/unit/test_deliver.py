@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from delivery_stream.decision import Answered, Cancelled, DeadLetter, Delivered, NoAnswer, Park, RetryIn, Timings
-from delivery_stream.deliver import attempt_record, next_hop, schedule_for
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from delivery_stream.decision import (
+    Answered,
+    Cancelled,
+    DeadLetter,
+    Delivered,
+    NoAnswer,
+    Outcome,
+    Park,
+    RetryIn,
+    Timings,
+    TooOld,
+)
+from delivery_stream.deliver import DeliverIO, Knows, attempt, attempt_record, next_hop, schedule_for
+from shared.clock import SystemClock
 from shared.records import Record, Source, delivery_from_record
 from shared.topics import RetrySchedule
 from tests.unit.examples import NOW_MS, TOPICS, delivery, subscription
@@ -88,3 +105,33 @@ def test_a_subscription_may_have_a_schedule_of_its_own() -> None:
     assert schedule_for(subscription(), everybodys) == everybodys
     assert schedule_for(None, everybodys) == everybodys
     assert schedule_for(subscription(retry_delays=(1, 2)), everybodys) == RetrySchedule((1, 2))
+
+
+class At(SystemClock):
+    """Always the same time."""
+
+    def now_ms(self) -> int:
+        return NOW_MS
+
+
+class Works:
+    """A sender whose endpoint takes everything."""
+
+    async def post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float) -> Answered:
+        return Answered(200)
+
+
+@pytest.mark.parametrize(("paused_hours", "outcome"), [(0, TooOld()), (0.9, TooOld()), (1.1, Answered(200))])
+async def test_a_pause_does_not_count_for_the_age(paused_hours: float, outcome: Outcome) -> None:
+    io = DeliverIO(
+        subscriptions=cast(Knows, None),
+        sender=Works(),
+        publish=cast(Any, None),
+        clock=At(),
+        topics=TOPICS,
+        schedule=RetrySchedule((10,)),
+        timeout_s=10,
+        max_event_age_s=3600,
+    )
+    old = delivery(accepted_ms=NOW_MS - 2 * 3_600_000, paused_ms=int(paused_hours * 3_600_000))
+    assert await attempt(old, subscription(), io) == outcome
