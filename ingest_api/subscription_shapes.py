@@ -46,6 +46,7 @@ _ANSWER_EXAMPLE: dict[str, Any] = {
     "signature_scheme": "hub",
     "status": "disabled",
     "disabled_reason": "failing",
+    "parked": 7,
     "description": "Orders for the warehouse",
     "tenant": "default",
     "headers": {"Authorization": MASK},
@@ -154,6 +155,7 @@ class _AsAnswered(_Settings):
     signing_public_key: Text | None = Field(None, description=f"{_READ_ONLY} See `signing_versions`.")
     status: Text | None = Field(None, description=f"{_READ_ONLY} See `/pause` and `/resume`.")
     disabled_reason: Text | None = Field(None, description="Read-only: without effect.")
+    parked: int | None = Field(None, description="Read-only: without effect.")
     endpoint: dict[str, Any] | None = Field(None, description="Read-only: without effect.")
     created_at: Text | None = Field(None, description="Read-only: without effect.")
     updated_at: Text | None = Field(None, description="Read-only: without effect.")
@@ -299,6 +301,9 @@ class SubscriptionAnswer(BaseModel):
     disabled_reason: DisabledReason | None = Field(
         description="`gone`: the endpoint answered 410; `failing`: nothing but failures for too long."
     )
+    parked: int | None = Field(
+        description="Events kept while it was not active, and not on their way again yet; null: cannot be told now."
+    )
     description: str | None
     tenant: str
     headers: dict[str, str] = Field(description=f"Names; the values are `{MASK}`.")
@@ -316,7 +321,13 @@ class SubscriptionAnswer(BaseModel):
 
     @classmethod
     def of(
-        cls, subscription: Subscription, state: EndpointState | None = None, *, told: bool = True, **more: Any
+        cls,
+        subscription: Subscription,
+        state: EndpointState | None = None,
+        parked: int = 0,
+        *,
+        told: bool = True,
+        **more: Any,
     ) -> SubscriptionAnswer:
         """``state`` None: nothing is known of its endpoint; not ``told``: nobody could be asked."""
         return cls(
@@ -327,6 +338,7 @@ class SubscriptionAnswer(BaseModel):
             signature_scheme=subscription.signature_scheme,
             status=subscription.status,
             disabled_reason=state.disabled_reason if state and subscription.status == "disabled" else None,
+            parked=parked if told else None,
             description=subscription.description,
             tenant=subscription.tenant,
             headers={name: MASK for name, _ in subscription.headers},
@@ -374,12 +386,13 @@ class RotatedSubscription(CreatedSubscription):
 
     @classmethod
     def rotated(
-        cls, subscription: Subscription, signing_secret: str, state: EndpointState | None, *, told: bool
+        cls, subscription: Subscription, signing_secret: str, state: EndpointState | None, parked: int, *, told: bool
     ) -> SubscriptionAnswer:
         newest = next(iter(subscription.previous_signing_keys), None)
         return cls.of(
             subscription,
             state,
+            parked,
             told=told,
             signing_secret=signing_secret,
             previous_signing_secret_expires_at=_time(newest.until_ms if newest else None),

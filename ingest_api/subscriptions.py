@@ -51,6 +51,7 @@ class Store(Protocol):
     def set_status(self, subscription_id: str, status: Status) -> Subscription | None: ...
     def rotate(self, subscription_id: str, overlap_s: int, secret: bytes | None) -> Created | None: ...
     def delete(self, subscription_id: str) -> bool: ...
+    def parked(self, subscription_ids: Sequence[str]) -> Mapping[str, int]: ...
 
 
 class Endpoints(Protocol):
@@ -94,18 +95,20 @@ def _add_collection(
             return []
         wanted = ListFilter(status, tenant or caller.tenant, event_type, target_url)
         page = store.list(skip, limit, wanted)
-        states = endpoints.of([one.id for one in page])
-        return [SubscriptionAnswer.of(one, states.get(one.id)) for one in page]
+        ids = [one.id for one in page]
+        states, parked = endpoints.of(ids), store.parked(ids)
+        return [SubscriptionAnswer.of(one, states.get(one.id), parked.get(one.id, 0)) for one in page]
 
     @routes.get("/{subscription_id}", responses=problems(404))
     def read(subscription_id: str, caller: Reader) -> SubscriptionAnswer:
         """One subscription, and how its endpoint does."""
         found = find(store, subscription_id, caller)
-        return SubscriptionAnswer.of(found, endpoints.of([found.id]).get(found.id))
+        states, parked = endpoints.of([found.id]), store.parked([found.id])
+        return SubscriptionAnswer.of(found, states.get(found.id), parked.get(found.id, 0))
 
     @routes.delete("/{subscription_id}", status_code=204, response_class=Response, responses=problems(404, 415))
     def delete(subscription_id: str, caller: Manager) -> Response:
-        """Delete it. Its history stays; what is queued for it ends as cancelled."""
+        """Delete it. Its history stays; what is queued or parked for it ends as cancelled."""
         find(store, subscription_id, caller)  # a subscription never changes its tenant
         if not store.delete(subscription_id):
             raise not_found("subscription")
@@ -120,29 +123,28 @@ def _add_changes(
         """Replace it: what is left out gets its default, but `secret`, which stays; null clears it."""
         find(store, subscription_id, caller)
         _check(body, rules, tiers_s)
-        return _answer(endpoints, store.update(subscription_id, lambda current: _changes(body, current)))
+        return _answer(store, endpoints, store.update(subscription_id, lambda current: _changes(body, current)))
 
     @routes.patch("/{subscription_id}", responses=problems(400, 404, 413, 415, 422))
     def change(subscription_id: str, body: PatchSubscription, caller: Manager) -> SubscriptionAnswer:
         """Change what is given (a JSON merge patch); changes at once do not lose each other's fields."""
         find(store, subscription_id, caller)
         _check(body, rules, tiers_s)
-        return _answer(endpoints, store.update(subscription_id, lambda current: _changes(body, current)))
+        return _answer(store, endpoints, store.update(subscription_id, lambda current: _changes(body, current)))
 
 
 def _add_states(routes: APIRouter, store: Store, endpoints: Endpoints) -> None:
     @routes.post("/{subscription_id}/pause", responses=problems(404, 415))
     def pause(subscription_id: str, caller: Manager) -> SubscriptionAnswer:
-        """Stop delivering. Events are still accepted, and kept in the topic `parked`."""
+        """Stop delivering. Events are still accepted, and kept in the topic `parked` until it is resumed."""
         find(store, subscription_id, caller)
-        return _answer(endpoints, store.set_status(subscription_id, "paused"))
+        return _answer(store, endpoints, store.set_status(subscription_id, "paused"))
 
     @routes.post("/{subscription_id}/resume", responses=problems(404, 415))
     def resume(subscription_id: str, caller: Manager) -> SubscriptionAnswer:
-        """Deliver again what comes in from now on. What was parked stays parked until the resume job, which comes
-        with a later version, delivers it."""
+        """Deliver what comes in from now on, and after a moment what was parked, in its order."""
         find(store, subscription_id, caller)
-        return _answer(endpoints, store.set_status(subscription_id, "active"))
+        return _answer(store, endpoints, store.set_status(subscription_id, "active"))
 
     @routes.post(
         "/{subscription_id}/rotate-secret",
@@ -163,8 +165,8 @@ def _add_states(routes: APIRouter, store: Store, endpoints: Endpoints) -> None:
             raise Problem(409, "too_many_keys", detail) from None
         if created is None:
             raise not_found("subscription")
-        state, told = _state(endpoints, created.subscription)
-        return RotatedSubscription.rotated(created.subscription, created.signing_secret, state, told=told)
+        state, parked, told = _state(store, endpoints, created.subscription)
+        return RotatedSubscription.rotated(created.subscription, created.signing_secret, state, parked, told=told)
 
 
 def find(store: Store, subscription_id: str, caller: Caller) -> Subscription:
@@ -175,19 +177,22 @@ def find(store: Store, subscription_id: str, caller: Caller) -> Subscription:
     return found
 
 
-def _answer(endpoints: Endpoints, subscription: Subscription | None) -> SubscriptionAnswer:
+def _answer(store: Store, endpoints: Endpoints, subscription: Subscription | None) -> SubscriptionAnswer:
     if subscription is None:
         raise not_found("subscription")
-    state, told = _state(endpoints, subscription)
-    return SubscriptionAnswer.of(subscription, state, told=told)
+    state, parked, told = _state(store, endpoints, subscription)
+    return SubscriptionAnswer.of(subscription, state, parked, told=told)
 
 
-def _state(endpoints: Endpoints, changed: Subscription) -> tuple[EndpointState | None, bool]:
-    """How the endpoint of what was just changed does, and whether that could be told: the change stands either way."""
+def _state(store: Store, endpoints: Endpoints, changed: Subscription) -> tuple[EndpointState | None, int, bool]:
+    """How the endpoint of what was just changed does, how many events are parked, and whether that could be told.
+
+    The change stands either way.
+    """
     try:
-        return endpoints.of([changed.id]).get(changed.id), True
+        return endpoints.of([changed.id]).get(changed.id), store.parked([changed.id]).get(changed.id, 0), True
     except StoreUnavailable:
-        return None, False
+        return None, 0, False
 
 
 def _changes(body: ReplaceSubscription | PatchSubscription, current: Subscription) -> Changes:

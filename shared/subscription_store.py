@@ -13,6 +13,7 @@ import orjson
 import uuid_utils
 from sqlalchemy import ARRAY, ColumnElement, Connection, RowMapping, Text, cast, func, insert, or_, select, text, update
 
+from shared import parking
 from shared.clock import to_ms
 from shared.database import Database
 from shared.encryption import Cipher
@@ -86,7 +87,10 @@ class SubscriptionStore:
         return [_from_row(row).opened(self._cipher) for row in rows]
 
     def set_status(self, subscription_id: str, status: Status) -> Subscription | None:
-        """Pause, disable or activate; None when there is no such subscription."""
+        """Pause, disable or activate; None when there is no such subscription.
+
+        In the same transaction: activated, what was parked becomes a job of the scheduler; else such a job stops.
+        """
         return self._write(subscription_id, lambda before, _now_ms: replace(before, status=status))
 
     def update(self, subscription_id: str, change: Callable[[Subscription], Changes]) -> Subscription | None:
@@ -119,9 +123,15 @@ class SubscriptionStore:
             _lock(connection)
             if connection.execute(select(_table.c.id).where(*here)).one_or_none() is None:
                 return False
-            _stamp(connection, here, {**secrets, "deleted_at": func.clock_timestamp()})
+            gone = _stamp(connection, here, {**secrets, "deleted_at": func.clock_timestamp()})
             forget(connection, subscription_id)
+            parking.deleted(connection, gone["id"], gone["tenant"])
         return True
+
+    def parked(self, subscription_ids: Sequence[str]) -> dict[str, int]:
+        """How many events each of these has in `parked`, as far as the scheduler has read; without the zeros."""
+        with self._database.transaction() as connection:
+            return parking.counts(connection, subscription_ids)
 
     def read(self, subscription_id: str) -> tuple[SealedSubscription | None, int]:
         """The subscription as it is stored, and when it was read: Postgres' clock, milliseconds."""
@@ -194,7 +204,11 @@ class SubscriptionStore:
                 "sealed_previous": _previous(after).sealed(self._cipher, now_ms),
                 "sealed_private_keys": after.private_keys.sealed(self._cipher, now_ms),
             }
-            return _from_row(_stamp(connection, here, values)).opened(self._cipher)
+            stamped = _stamp(connection, here, values)
+            if after.status != before.status:
+                # Stamping waited for whoever was noting parked records, and the next waits for us.
+                parking.status_changed(connection, stamped["id"], after.tenant, after.status)
+            return _from_row(stamped).opened(self._cipher)
 
 
 def disable(database: Database, subscription_id: str, version: int, reason: DisabledReason) -> bool:
@@ -211,6 +225,7 @@ def disable(database: Database, subscription_id: str, version: int, reason: Disa
         if connection.execute(select(_table.c.id).where(*here)).one_or_none() is None:
             return False
         row = _stamp(connection, here, {"status": "disabled"})
+        parking.status_changed(connection, row["id"], row["tenant"], "disabled")
         note_disabled(connection, subscription_id, reason, row["updated_at"])
     return True
 

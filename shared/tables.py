@@ -17,6 +17,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Float,
+    ForeignKey,
     Integer,
     LargeBinary,
     SmallInteger,
@@ -255,3 +256,68 @@ class SinkProgressRow(SQLModel, table=True):
     #: Everything appended to this partition before this time is in Postgres.
     caught_up_to: datetime = _time()
     updated_at: datetime = _time()
+
+
+class ParkedRow(SQLModel, table=True):
+    """What stands in one partition of `parked` for a subscription that is not active, and is in no job yet.
+
+    Written under the lock of the subscription's row. All its records of these offsets, first to last, belong to it.
+    """
+
+    __tablename__ = "parked"
+
+    subscription_id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
+    topic: str = _text(key=True)
+    partition: int = _number(Integer, key=True)
+    from_offset: int = _number(BigInteger)
+    to_offset: int = _number(BigInteger)
+    records: int = _number(BigInteger)
+
+
+class ReplayRow(SQLModel, table=True):
+    """A job that publishes records of a topic back to `deliveries`; what it has left to do is in ``replay_ranges``."""
+
+    __tablename__ = "replays"
+
+    id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
+    #: resume: what was parked, in the same run.
+    kind: str = _text()
+    topic: str = _text()
+    tenant: str = _text()
+    #: Null: of any subscription.
+    subscription_id: UUID | None = Field(default=None, sa_column=Column(Uuid, nullable=True))
+    #: running, held (its subscription is paused again), done or cancelled.
+    state: str = _text()
+    reason: str | None = _text(optional=True)
+    #: How many it is about, and how many are published.
+    records: int = _number(BigInteger)
+    published: int = _number(BigInteger)
+    created_at: datetime = _time()
+    #: From then on nothing is added to it.
+    started_at: datetime | None = _time(optional=True)
+    finished_at: datetime | None = _time(optional=True)
+    #: Whoever takes a step puts this ahead, and is the only one until then.
+    next_step_at: datetime = _time()
+    #: When every process knows that its subscription is active.
+    not_before: datetime = _time()
+    #: Up to when its rate is used up.
+    paced_to: datetime | None = _time(optional=True)
+    #: The last step that published anything: when, how many, and where the last one stands in `deliveries`.
+    stepped_at: datetime | None = _time(optional=True)
+    last_records: int = _number(Integer)
+    last_partition: int | None = _number(Integer, optional=True)
+    last_offset: int | None = _number(BigInteger, optional=True)
+
+
+class ReplayRangeRow(SQLModel, table=True):
+    """Offsets of one partition that a job goes through: a durable cursor."""
+
+    __tablename__ = "replay_ranges"
+
+    replay_id: UUID = Field(
+        sa_column=Column(Uuid, ForeignKey("replays.id", ondelete="CASCADE"), primary_key=True),
+    )
+    partition: int = _number(Integer, key=True)
+    from_offset: int = _number(BigInteger, key=True)
+    to_offset: int = _number(BigInteger)
+    next_offset: int = _number(BigInteger)

@@ -34,6 +34,7 @@ async def test_the_answer_to_a_creation_has_the_contracts_form(api: Api) -> None
         "event_types": [],
         "has_secret": False,
         "status": "active",
+        "parked": 0,
         "description": None,
         "tenant": "default",
         "headers": {},
