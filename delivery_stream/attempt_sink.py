@@ -37,6 +37,7 @@ from shared.errors import ConfigurationError, NotConfirmed, RecordTooLarge, Stor
 from shared.health import serve_health
 from shared.kafka import Producer, SkipWatch, leave, new_consumer
 from shared.log_partitions import LogPartitions
+from shared.membership import while_member
 from shared.metrics import DISABLED, SINK_LAG_SECONDS, SINK_RECORDS
 from shared.records import Record, Source
 from shared.settings import Settings, load_settings
@@ -178,7 +179,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         back_off_s = 0.2
         while True:
             try:
-                await self._while_member(work())
+                await while_member(self._consumer, work())
             except StoreUnavailable as error:
                 if not self._postgres_trouble:
                     log.warning("postgres_out_of_reach", extra={"error": str(error)})
@@ -188,7 +189,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 return True
             if stop.is_set():
                 return False
-            await self._while_member(self._clock.sleep(back_off_s))
+            await while_member(self._consumer, self._clock.sleep(back_off_s))
             back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
 
     async def _write(self, batch: Batch, progress: list[Progress]) -> None:
@@ -238,14 +239,14 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         for source, reason in batch.refused:
             log.error("row_refused", extra={"source": str(source), "reason": reason})
         for letter in batch.dead_letters(self._clock.now_ms()):
-            await self._while_member(self._send(letter))
+            await while_member(self._consumer, self._send(letter))
 
     async def _disable(self, batch: Batch, stop: asyncio.Event) -> bool:
         """What the batch's attempts disable: the event that tells of it, then the status. False: as `_until_stored`."""
         now_ms, after_hours = self._clock.now_ms(), self._settings.disable_after_hours
         for one in to_disable(batch.failing, batch.attempts, after_hours=after_hours, now_ms=now_ms):
-            await self._while_member(self._send(one.event(now_ms).to_record(self._topics.events)))
-            await self._while_member(self._send(one.record(now_ms).to_record(self._topics.attempts)))
+            await while_member(self._consumer, self._send(one.event(now_ms).to_record(self._topics.events)))
+            await while_member(self._consumer, self._send(one.record(now_ms).to_record(self._topics.attempts)))
             if not await self._until_stored(partial(self._set_disabled, one), stop):
                 return False
         return True
@@ -323,26 +324,6 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 return await future
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {_WRITE_TIMEOUT_S:g} s") from None
-
-    async def _while_member(self, work: Awaitable[_T]) -> _T:
-        """Wait for ``work``. When it takes long, reading pauses and polling goes on: that keeps the membership."""
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task}, timeout=1.0)
-            while not task.done():
-                await self._poll_paused()
-            return await task
-        finally:
-            task.cancel()
-            self._consumer.resume(*(self._consumer.paused() & self._consumer.assignment()))
-
-    async def _poll_paused(self) -> None:
-        self._consumer.pause(*self._consumer.assignment())
-        fetched = await self._consumer.getmany(timeout_ms=500)
-        for partition, records in fetched.items():
-            # Assigned while we waited, or fetched before the pause: to be read later.
-            if partition in self._consumer.assignment():
-                self._consumer.seek(partition, records[0].offset)
 
 
 def main() -> int:
