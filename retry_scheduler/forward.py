@@ -16,11 +16,11 @@ from retry_scheduler.commits import Commits
 from retry_scheduler.condition import Condition
 from retry_scheduler.due import Due, Held, Limits, Partition, due_ms
 from retry_scheduler.next_hop import Hops, Tiered
+from retry_scheduler.publish import Publisher, publish
 from shared.clock import Clock, SystemClock
-from shared.errors import InvariantBroken, NotConfirmed, RecordTooLarge
+from shared.errors import InvariantBroken, NotConfirmed
 from shared.kafka import SkipWatch, leave, max_record_bytes, new_consumer
 from shared.metrics import FORWARDED
-from shared.records import Record, Source
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,12 +48,8 @@ _CONSUMER = {
 }
 
 
-class Publisher(Protocol):
+class Connected(Publisher, Protocol):
     """What forwarding needs of the producer."""
-
-    async def send(self, record: Record, timeout_s: float | None = None) -> Source: ...
-
-    async def send_all(self, records: Sequence[Record], timeout_s: float | None = None) -> list[Source]: ...
 
     async def check(self, timeout_s: float) -> str: ...
 
@@ -72,7 +68,7 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     def __init__(
         self,
         settings: Settings,
-        producer: Publisher,
+        producer: Connected,
         *,
         clock: Clock | None = None,
         limits: Limits | None = None,
@@ -197,8 +193,7 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         delay_s = self._settings.topics.delay_s(record.topic)
         if delay_s is None:
             raise InvariantBroken(f"{record.topic} matched the pattern of the tiers and is none")
-        source = Source(record.topic, record.partition, record.offset)
-        tiered = Tiered(source, record.key, record.value, record.headers, record.timestamp)
+        tiered = Tiered.of(record)
         due_at_ms = due_ms(record.timestamp, now_ms, delay_s)
         return Held(partition, record.offset, due_at_ms, tiered.size_bytes, tiered)
 
@@ -233,7 +228,8 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
                 return False
             self._in_flight_due_ms = batch[0].due_ms
             try:
-                await self._publish([held.record for held in batch], now_ms)
+                records = [held.record for held in batch]
+                await publish(self._producer, self._hops, records, self._hops.after, now_ms)
             finally:
                 self._in_flight_due_ms = None
             commits.confirm(batch)
@@ -242,21 +238,6 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
             self.forwarded += len(batch)
             FORWARDED.inc(len(batch))
             return True
-
-    async def _publish(self, batch: Sequence[Tiered], now_ms: int) -> None:
-        try:
-            await self._producer.send_all([self._hops.after(tiered, now_ms) for tiered in batch])
-        except RecordTooLarge:
-            # A topic takes less than our settings say. Find the record; its companions may go twice.
-            for tiered in batch:
-                await self._publish_one(tiered, now_ms)
-
-    async def _publish_one(self, tiered: Tiered, now_ms: int) -> None:
-        for record in (self._hops.after(tiered, now_ms), *self._hops.dead_letters(tiered, "too large", now_ms)):
-            with contextlib.suppress(RecordTooLarge):
-                await self._producer.send(record)
-                return
-        raise InvariantBroken(f"{tiered.source} fits no topic, not even without its payload")
 
     # -- beside it
 

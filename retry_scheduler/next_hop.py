@@ -1,9 +1,11 @@
-"""Pure: a due record in, the record that follows it out."""
+"""Pure: a due or replayed record in, the record that follows it out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+
+from aiokafka.structs import ConsumerRecord
 
 from shared.errors import UnreadableRecord
 from shared.records import Delivery, Headers, Record, Source, dead_letter, delivery_from_record, raw_dead_letter
@@ -16,13 +18,18 @@ NOT_BEFORE_MAX_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Tiered:
-    """A record of a tier, as it came."""
+    """A record of a tier or of `parked`, as it came."""
 
     source: Source
     key: bytes | None
     value: bytes | None
     headers: Headers
     appended_ms: int
+
+    @classmethod
+    def of(cls, record: ConsumerRecord) -> Tiered:
+        source = Source(record.topic, record.partition, record.offset)
+        return cls(source, record.key, record.value, record.headers, record.timestamp)
 
     @property
     def size_bytes(self) -> int:
@@ -47,6 +54,17 @@ class Hops:
         except UnreadableRecord as error:
             return self._dead(tiered, error.reason, now_ms)
         record = self._onward(delivery, tiered, now_ms)
+        return record if self._fits(record) else self._dead(tiered, "too large", now_ms)
+
+    def resumed(self, tiered: Tiered, now_ms: int) -> Record:
+        """`deliveries`, for the same attempt, with the time it was parked noted; a dead letter when it does not fit."""
+        try:
+            delivery = delivery_from_record(tiered.source, tiered.value, tiered.headers, tiered.appended_ms)
+        except UnreadableRecord as error:
+            return self._dead(tiered, error.reason, now_ms)
+        parked_ms = max(0, now_ms - tiered.appended_ms) if tiered.appended_ms >= 0 else 0
+        again = delivery.again(due_ms=None, not_before_ms=None, paused_ms=delivery.paused_ms + parked_ms)
+        record = again.to_record(self.topics.deliveries)
         return record if self._fits(record) else self._dead(tiered, "too large", now_ms)
 
     def _onward(self, delivery: Delivery, tiered: Tiered, now_ms: int) -> Record:

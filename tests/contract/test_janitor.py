@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from retry_scheduler.janitor import Janitor
+from retry_scheduler.janitor import NOTING, Janitor, StillNeeded
 from shared.clock import SystemClock
+from shared.errors import StoreUnavailable
 from shared.kafka import Producer, client_options
 from shared.records import Record
 from shared.settings import Settings
@@ -60,8 +62,20 @@ async def starts(settings: Settings, *topics: str) -> list[int]:
         await consumer.stop()
 
 
-def janitor(settings: Settings, hours_later: float = 100) -> Janitor:
-    return Janitor(settings, clock=StoppedClock(SystemClock().now_ms() + int(hours_later * 3_600_000)))
+def janitor(
+    settings: Settings, hours_later: float = 100, *, still_needed: StillNeeded | StoreUnavailable | None = None
+) -> Janitor:
+    clock = StoppedClock(SystemClock().now_ms() + int(hours_later * 3_600_000))
+    return Janitor(settings, saying(still_needed or {}), clock=clock)
+
+
+def saying(answer: StillNeeded | StoreUnavailable) -> Callable[[], Awaitable[StillNeeded]]:
+    async def still_needed() -> StillNeeded:
+        if isinstance(answer, StoreUnavailable):
+            raise answer
+        return answer
+
+    return still_needed
 
 
 async def test_what_is_done_for_all_its_owners_and_old_is_deleted(filled: Settings) -> None:
@@ -99,6 +113,25 @@ async def test_what_is_done_but_young_stays(filled: Settings) -> None:
     assert await starts(filled, topics.tier(1)) == [0]
 
 
+async def test_what_is_parked_goes_when_it_was_noted_and_nothing_open_needs_it(filled: Settings) -> None:
+    parked = filled.topics.parked
+    assert await janitor(filled).sweep() == {}, "nobody has noted anything"
+    await commit(filled, NOTING, {parked: 8})
+    assert await janitor(filled, still_needed={(parked, 0): 0}).sweep() == {}
+    assert await janitor(filled, still_needed=StoreUnavailable("away")).sweep() == {}, "nobody can tell"
+    assert list((await janitor(filled, still_needed={(parked, 0): 5, (parked, 1): 0}).sweep()).values()) == [5]
+    assert await starts(filled, parked) == [5]
+    await janitor(filled).sweep()
+    assert await starts(filled, parked) == [8], "what was not noted yet stays"
+
+
+async def test_without_postgres_the_other_topics_are_swept(filled: Settings) -> None:
+    await commit(filled, SCHEDULER, {filled.topics.tier(1): 10})
+    await commit(filled, NOTING, {filled.topics.parked: 10})
+    await janitor(filled, still_needed=StoreUnavailable("away")).sweep()
+    assert await starts(filled, filled.topics.tier(1), filled.topics.parked) == [10, 0]
+
+
 async def test_only_the_old_part_of_what_is_done_goes(topics_ready: Settings) -> None:
     producer = Producer(topics_ready)
     await producer.start()
@@ -110,13 +143,13 @@ async def test_only_the_old_part_of_what_is_done_goes(topics_ready: Settings) ->
     await producer.stop()
     await commit(topics_ready, SCHEDULER, {tier: 6})
     clock = StoppedClock(boundary_ms + int(topics_ready.log_retention_hours * 3_600_000))
-    assert list((await Janitor(topics_ready, clock=clock).sweep()).values()) == [3]
+    assert list((await Janitor(topics_ready, saying({}), clock=clock).sweep()).values()) == [3]
 
 
 async def test_kafka_out_of_reach_is_tried_again(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     away = settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
     stop = asyncio.Event()
-    running = asyncio.ensure_future(Janitor(away, period_s=0.01).run(stop))
+    running = asyncio.ensure_future(Janitor(away, saying({}), period_s=0.01).run(stop))
     async with asyncio.timeout(10):
         while sum(record.getMessage() == "sweep_failed" for record in caplog.records) < 2:  # noqa: ASYNC110  a log line sets no event
             await asyncio.sleep(0.01)

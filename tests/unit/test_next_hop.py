@@ -92,3 +92,22 @@ def test_one_too_large_for_its_next_hop_is_dead_lettered_without_foreign_headers
 def test_one_too_large_for_the_dead_letters_leaves_its_place_there() -> None:
     record = hops().after(replace(tiered(DELIVERY), value=b"p" * 50_000), NOW_MS)
     assert (record.topic, record.value, dict(record.headers)["source"]) == ("w.dead-letter", None, b"w.retry-10s:1:7")
+
+
+def test_what_was_parked_asks_for_the_same_attempt_and_carries_the_time_of_its_pauses() -> None:
+    record = hops().resumed(tiered(DELIVERY.again(paused_ms=5, not_before_ms=NOW_MS + 50_000), "w.parked"), NOW_MS)
+    assert (record.topic, record.key) == ("w.deliveries", b"sub-1")
+    assert as_delivery(record) == DELIVERY.again(due_ms=None, paused_ms=5 + NOW_MS - APPENDED_MS)
+
+
+def test_a_clock_that_is_behind_the_one_that_parked_takes_nothing_from_a_pause() -> None:
+    record = hops().resumed(tiered(DELIVERY.again(paused_ms=5), "w.parked"), APPENDED_MS - 1)
+    assert as_delivery(record).paused_ms == 5
+
+
+def test_what_was_parked_and_cannot_go_back_is_dead_lettered() -> None:
+    unreadable = replace(tiered(DELIVERY, "w.parked"), headers=[("x", b"y")])
+    large = replace(tiered(DELIVERY, "w.parked"), value=b"l" * 10_000)
+    for parked, reason in ((unreadable, b"no subscription-id"), (large, b"too large")):
+        record = hops().resumed(parked, NOW_MS)
+        assert (record.topic, dict(record.headers)["reason"]) == ("w.dead-letter", reason)
