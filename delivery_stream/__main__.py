@@ -21,6 +21,7 @@ from delivery_stream.resolver import Resolver  # noqa: E402
 from delivery_stream.sender import Sender  # noqa: E402
 from shared import logs  # noqa: E402
 from shared.clock import SystemClock  # noqa: E402
+from shared.collector import calm_collector  # noqa: E402
 from shared.errors import ConfigurationError, NotConfirmed  # noqa: E402
 from shared.health import serve_health  # noqa: E402
 from shared.kafka import Producer  # noqa: E402
@@ -64,6 +65,7 @@ async def run(settings: Settings) -> int:
     await subscriptions.start()
     if await _kafka_is_there(producer, settings, stop):
         await stream.start()
+        calm_collector()
         log.info("started", extra={"group": stream.app.conf.id})
         await _until_stopped(stream, stop)
         if not stop.is_set():

@@ -13,9 +13,10 @@ import uvloop
 
 from ingest_api.app import create_app
 from ingest_api.parts import build_parts
-from ingest_api.server import Server, calm_collector, new_server, raise_file_limit
+from ingest_api.server import Server, new_server, raise_file_limit
 from shared import logs
 from shared.bind_address import check_bind_address
+from shared.collector import calm_collector
 from shared.errors import ConfigurationError
 from shared.settings import Settings, load_settings
 

@@ -7,7 +7,6 @@ it refuses as a problem too.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import resource
 from collections.abc import Generator
@@ -31,9 +30,6 @@ _OTHER_FILES = 200
 _KEEP_ALIVE_S = 30
 #: Requests under way at a stop; their own bound is ACK_TIMEOUT_SECONDS.
 _DRAIN_S = 8
-
-#: Objects that came and did not go, between two looks of the garbage collector. About 10 MB.
-_COLLECT_EVERY = 50_000
 
 
 class JoinedWrites(asyncio.Transport):
@@ -201,17 +197,6 @@ def new_server(app: ASGIApp, protocol: type[BoundedHttp] = BoundedHttp) -> Serve
             timeout_graceful_shutdown=_DRAIN_S,
         )
     )
-
-
-def calm_collector() -> None:
-    """Look for cycles less often, and not among what lives as long as the process. Call it when all is started.
-
-    A request that waits for the broker outlives the default's 700 allocations, so that every few requests all that wait
-    were walked through: a fifth of the time. Requests leave no cycles behind.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_EVERY, 10, 10)
 
 
 def raise_file_limit() -> None:

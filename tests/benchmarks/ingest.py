@@ -32,7 +32,8 @@ from starlette.routing import Route
 from deploy.migrate import migrate
 from ingest_api.app import create_app
 from ingest_api.parts import build_parts
-from ingest_api.server import calm_collector, new_server
+from ingest_api.server import new_server
+from shared.collector import calm_collector
 from shared.kafka import ensure_topics
 from shared.settings import Settings
 from shared.signature import hub_signature
