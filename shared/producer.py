@@ -93,17 +93,12 @@ class Producer:
 
         Raises RecordTooLarge, and NotConfirmed after ``timeout_s``: it may be written still. None: tries for ever.
         """
-        session = self._session
-        if session is None:
-            return (await self.send_all((record,), timeout_s))[0]
-        self._check_size(record)
-        future = session.append_now(record)
-        if future is None:
-            return (await self.send_all((record,), timeout_s))[0]
-        return await self._await(record, _Try(session, future), timeout_s)
+        return (await self.send_all((record,), timeout_s))[0]
 
     async def send_all(self, records: Sequence[Record], timeout_s: float | None = None) -> list[Source]:
         """Several at once, written in any order. Raises as `send` does; the others may be written then."""
+        if len(records) == 1 and (attempt := self._queue_now(records[0])):
+            return [await self._await(records[0], attempt, timeout_s)]
         for record in records:
             self._check_size(record)
         if not self._outstanding:
@@ -154,6 +149,14 @@ class Producer:
         return ""
 
     # ---- one send that was queued at once: the usual case, without what the others need ----------------------------
+
+    def _queue_now(self, record: Record) -> _Try | None:
+        """None: something has to be waited for, and nothing was queued. Raises RecordTooLarge."""
+        if (session := self._session) is None:
+            return None
+        self._check_size(record)
+        future = session.append_now(record)
+        return None if future is None else _Try(session, future)
 
     async def _await(self, record: Record, attempt: _Try, timeout_s: float | None) -> Source:
         loop = asyncio.get_running_loop()
@@ -209,6 +212,8 @@ class Producer:
     async def _queue(self, record: Record, *, alone: bool = False) -> _Try:
         failures = 0
         while True:
+            if not alone and (queued := self._queue_now(record)):
+                return queued
             session = self._session or await self._connected()
             try:
                 return _Try(session, await session.append(record, alone=alone))

@@ -76,7 +76,8 @@ class ProducerSession:
     def append_now(self, record: Record) -> asyncio.Future[Any] | None:
         """`append` without its waits, at half its cost; None: something has to be waited for, nothing was queued."""
         queue = self._kafka._message_accumulator
-        partitions = self._client.cluster.partitions_for_topic(record.topic)
+        # `partitions_for_topic` makes a set each time, which costs as much as all that follows.
+        partitions = self._client.cluster._partitions.get(record.topic)
         if not partitions or record.key is None or queue._closed or queue._exception is not None:
             return None
         partition = record.partition
