@@ -20,7 +20,7 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 #: Ids that are derived, never drawn, are made in this namespace. Another one would undo "repeats are harmless".
-_NAMESPACE = uuid.UUID("6f6c6b6f-6f68-5f67-8000-9c3f1d5a7b21")
+_NAMESPACE = uuid_utils.UUID("6f6c6b6f-6f68-5f67-8000-9c3f1d5a7b21")
 _MAX_HEADER_TEXT = 1024
 _MAX_COUNT = 1_000_000
 #: Thirty years.
@@ -113,7 +113,7 @@ def event_from_record(source: Source, value: bytes | None, headers: Headers, tim
         raise UnreadableRecord("null value")
     texts = _texts(headers)
     return Event(
-        id=texts.get("webhook-id") or str(uuid.uuid5(_NAMESPACE, str(source))),
+        id=texts.get("webhook-id") or _derived(str(source)),
         payload=value,
         accepted_ms=_time_ms(texts.get("accepted-at")) or max(timestamp_ms, 0),
         event_type=texts.get("event-type"),
@@ -207,7 +207,7 @@ def delivery_from_record(source: Source, value: bytes | None, headers: Headers, 
     if not subscription_id:
         raise UnreadableRecord("no subscription-id")
     return Delivery(
-        webhook_id=texts.get("webhook-id") or str(uuid.uuid5(_NAMESPACE, str(source))),
+        webhook_id=texts.get("webhook-id") or _derived(str(source)),
         subscription_id=subscription_id,
         payload=value,
         accepted_ms=_time_ms(texts.get("accepted-at")) or max(timestamp_ms, 0),
@@ -275,7 +275,7 @@ def uuid7_ms(text: str) -> int | None:
 
 def attempt_id(webhook_id: str, run: int, attempt: int) -> str:
     """Derived from (delivery, run, number), so that a repeated attempt is one row."""
-    return str(uuid.uuid5(_NAMESPACE, f"{webhook_id}/{run}/{attempt}"))
+    return _derived(f"{webhook_id}/{run}/{attempt}")
 
 
 def delivery_id(event_id: str, subscription_id: str) -> str:
@@ -283,7 +283,12 @@ def delivery_id(event_id: str, subscription_id: str) -> str:
 
     No attempt and no place in a log has such a text: those end in "/number" and ":number", this in ">" and a UUID.
     """
-    return str(uuid.uuid5(_NAMESPACE, f"{event_id}>{subscription_id}"))
+    return _derived(f"{event_id}>{subscription_id}")
+
+
+def _derived(text: str) -> str:
+    """A UUIDv5 (RFC 9562); Python's own takes seven times as long."""
+    return str(uuid_utils.uuid5(_NAMESPACE, text))
 
 
 def disabling_id(subscription_id: str, version: int, reason: str) -> str:
@@ -291,7 +296,7 @@ def disabling_id(subscription_id: str, version: int, reason: str) -> str:
 
     It ends in a word: no other text that an id is made from does.
     """
-    return str(uuid.uuid5(_NAMESPACE, f"{subscription_id}@{version} {reason}"))
+    return _derived(f"{subscription_id}@{version} {reason}")
 
 
 AttemptKind = Literal["attempt", "waiting", "parked", "resumed", "cancelled"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,9 @@ from shared.records import (
     LaneState,
     Source,
     attempt_from_json,
+    attempt_id,
     delivery_from_record,
+    delivery_id,
     event_from_record,
     raw_dead_letter,
 )
@@ -126,3 +130,11 @@ def test_a_record_with_only_a_subscription_gets_an_id_from_its_place_in_the_log(
 def test_a_bad_attempt_number_is_the_first(text: bytes) -> None:
     delivery = delivery_from_record(HERE, b"x", [("subscription-id", b"s"), ("attempt", text)], 1)
     assert delivery.attempt == 1
+
+
+@given(st.text(max_size=50), st.text(max_size=50), st.integers(0, 10**6))
+def test_derived_ids_are_uuid5_of_our_namespace(one: str, other: str, number: int) -> None:
+    """Rows and receivers know deliveries by these: whoever makes them, they never change."""
+    namespace = uuid.UUID("6f6c6b6f-6f68-5f67-8000-9c3f1d5a7b21")
+    assert attempt_id(one, 1, number) == str(uuid.uuid5(namespace, f"{one}/1/{number}"))
+    assert delivery_id(one, other) == str(uuid.uuid5(namespace, f"{one}>{other}"))
