@@ -58,3 +58,8 @@ SUITES := $(wildcard $(addprefix tests/,unit property contract api end_to_end fa
 test: venv ## everything CI runs, on real parts, and how long each suite took
 	@began=$$(date +%s) && $(MAKE) --no-print-directory static && \
 	STATIC_SECONDS=$$(( $$(date +%s) - began )) $(BIN)/pytest -p tests.budgets $(SUITES)
+
+# Both go on to the end: one limit that does not hold hides nothing.
+bench: venv ## what a delivery costs and what bad endpoints cost the others, with their limits, into docs/benchmarks (half an hour)
+	@status=0; for name in delivery isolation; do \
+	$(BIN)/python -m tests.benchmarks.$$name --write docs/benchmarks || status=1; done; exit $$status
