@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,10 +22,10 @@ from ingest_api import (
     status,
     subscriptions,
 )
-from ingest_api.auth import Gate
+from ingest_api.auth import Gate, Gated
 from ingest_api.events import Events, EventsIO
 from ingest_api.fan_out_budget import FanOutBudget
-from ingest_api.hot_route import HotRoute
+from ingest_api.hot_route import HotRoute, subscription_id_in
 from ingest_api.ingest import Ingest, IngestIO
 from ingest_api.methods import HeadToo, methods_of
 from ingest_api.parts import Parts
@@ -71,12 +68,11 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
     key = settings.admin_api_key.get_secret_value()
     openapi.install(app, keys_asked=bool(key), most_body_bytes=settings.max_payload_bytes)
     open_paths = {path for (_, path), permission in declared.items() if permission == "open"}
-    gate = partial(Gate, admin_api_key=key, keys=parts.keys, open_paths=open_paths)
-    app.add_middleware(gate)
+    gate = Gate(admin_api_key=key, keys=parts.keys, open_paths=open_paths)
+    app.add_middleware(Gated, gate=gate)
     app.add_middleware(HeadToo)
     app.add_middleware(EitherSlash)
-    hot = EitherSlash(gate(HotRoute(partial(FastAPI.__call__, app), ingest=ingest)))
-    app.hot = ServerErrorMiddleware(hot, app.exception_handlers[Exception])
+    app.hot = HotRoute(gate, ingest)
     return app
 
 
@@ -97,13 +93,14 @@ def _include_routes(app: FastAPI, settings: Settings, parts: Parts) -> None:
 class Api(FastAPI):
     """FastAPI, with one way round what it wraps around its routes."""
 
-    hot: ASGIApp
+    hot: HotRoute
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith("/ingest/"):
-            await self.hot(scope, receive, send)
-        else:
+        subscription_id = subscription_id_in(scope)
+        if subscription_id is None:
             await super().__call__(scope, receive, send)
+        else:
+            await self.hot.post(subscription_id, scope, receive, send)
 
 
 class EitherSlash:

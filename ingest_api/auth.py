@@ -66,25 +66,27 @@ def hops(scope: Scope) -> int:
 
 
 class Gate:
-    """ASGI middleware: lets a request through to the routes, or answers with a problem."""
+    """Who may come in, and as whom."""
 
-    def __init__(self, app: ASGIApp, *, admin_api_key: str, keys: Keys, open_paths: Collection[str]) -> None:
+    def __init__(self, *, admin_api_key: str, keys: Keys, open_paths: Collection[str]) -> None:
         """``admin_api_key`` empty: no keys are asked for."""
-        self._app = app
         self._admin_hash = key_hash(admin_api_key.encode()) if admin_api_key else None
         self._keys = keys
         self._open = frozenset(open_paths)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                await self._check(scope)
-            except Problem as problem:
-                await problem.response(scope, receive, send)
-                return
-            if not _is_event(scope["path"]):
-                receive = bounded(receive, MOST_MANAGEMENT_BYTES)
-        await self._app(scope, receive, send)
+    async def check(self, scope: Scope) -> None:
+        """Nothing, when the request may go on to its route, which finds its caller in the scope. Raises Problem."""
+        headers = dict(scope["headers"])
+        scope[_GATE] = self
+        scope[_HOPS] = _hops(headers.get(b"x-hooklog-hops"))
+        if self._admin_hash is None:
+            _check_browser(scope, headers)
+            set_caller(scope, EVERYTHING)
+        elif not self._is_open(scope):
+            set_caller(scope, await self.identify(_bearer(scope)))
+        if scope[_HOPS] >= MOST_HOPS:
+            raise Problem(403, "loop_detected", f"This event has passed through here {MOST_HOPS} times.")
+        _check_content_type(scope, headers)
 
     def known(self, key: bytes | None) -> Caller | None:
         """Whose key this is, as far as memory tells."""
@@ -111,23 +113,28 @@ class Gate:
             raise missing_key()
         return caller
 
-    async def _check(self, scope: Scope) -> None:
-        """Raises Problem."""
-        headers = dict(scope["headers"])
-        scope[_GATE] = self
-        scope[_HOPS] = _hops(headers.get(b"x-hooklog-hops"))
-        if self._admin_hash is None:
-            _check_browser(scope, headers)
-            set_caller(scope, EVERYTHING)
-        elif not self._is_open(scope):
-            set_caller(scope, await self.identify(_bearer(scope)))
-        if scope[_HOPS] >= MOST_HOPS:
-            raise Problem(403, "loop_detected", f"This event has passed through here {MOST_HOPS} times.")
-        _check_content_type(scope, headers)
-
     def _is_open(self, scope: Scope) -> bool:
         path = scope["path"]
         return path in self._open or (scope["method"] == "POST" and path.startswith("/ingest/"))
+
+
+class Gated:
+    """ASGI middleware: lets a request through the gate to the routes, or answers with a problem."""
+
+    def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                await self._gate.check(scope)
+            except Problem as problem:
+                await problem.response(scope, receive, send)
+                return
+            if not _is_event(scope["path"]):
+                receive = bounded(receive, MOST_MANAGEMENT_BYTES)
+        await self._app(scope, receive, send)
 
 
 def missing_key() -> Problem:

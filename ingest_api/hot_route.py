@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from ingest_api.auth import Gate
 from ingest_api.ingest import Answer, Ingest
-from ingest_api.problems import Problem
+from ingest_api.problems import Problem, unexpected
 
 _PREFIX = "/ingest/"
 
 
 class HotRoute:
-    """What it does not know goes on to ``app``, the routes, where ingest stands as well."""
+    """The gate, then the handler, and what the layers would have made of their errors."""
 
-    def __init__(self, app: ASGIApp, *, ingest: Ingest) -> None:
-        self._app = app
+    def __init__(self, gate: Gate, ingest: Ingest) -> None:
+        self._gate = gate
         self._ingest = ingest
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        subscription_id = _subscription_id(scope)
-        if subscription_id is None:
-            await self._app(scope, receive, send)
-            return
+    async def post(self, subscription_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers. Raises what nobody expected, after its 500: the server logs it."""
         try:
+            await self._gate.check(scope)
             answer = await self._ingest.answer(scope, receive, subscription_id)
         except Problem as problem:
             await problem.response(scope, receive, send)
         except ClientDisconnect:
             return  # nobody is there to be answered
+        except Exception:
+            await unexpected().response(scope, receive, send)
+            raise
         else:
             await _send(answer, send)
 
 
-def _subscription_id(scope: Scope) -> str | None:
-    """What stands in its place; None: another route."""
+def subscription_id_in(scope: Scope) -> str | None:
+    """What stands in its place, with or without a slash behind it; None: a request for another route."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     path: str = scope["path"]
-    subscription_id = path[len(_PREFIX) :] if path.startswith(_PREFIX) else ""
+    if not path.startswith(_PREFIX):
+        return None
+    subscription_id = path[len(_PREFIX) :].removesuffix("/")
     return subscription_id if subscription_id and "/" not in subscription_id else None
 
 

@@ -66,6 +66,11 @@ def store_unavailable() -> Problem:
     return Problem(503, "store_unavailable", "The database cannot be reached; try again.", RETRY_AFTER)
 
 
+def unexpected() -> Problem:
+    """The server logs the exception itself."""
+    return Problem(500, "internal_error", "Something went wrong on our side; it has been logged.")
+
+
 def install(app: FastAPI, methods_of: MethodsOf) -> None:
     """Every error of this app in the one form."""
 
@@ -117,8 +122,7 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:
-    """The server logs the exception itself."""
-    return Problem(500, "internal_error", "Something went wrong on our side; it has been logged.").response
+    return unexpected().response
 
 
 def _described(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
