@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -205,11 +206,16 @@ def _content_type(headers: dict[bytes, bytes]) -> str | None:
     content_type = _text(headers.get(b"content-type"))
     if not content_type:
         return None
-    if len(content_type) > _LONGEST_HEADER or not _VISIBLE.fullmatch(content_type):
+    if len(content_type) > _LONGEST_HEADER or not _is_visible(content_type):
         raise Problem(
             400, "content_type_unusable", f"Content-Type is at most {_LONGEST_HEADER} visible ASCII characters."
         )
     return content_type
+
+
+@lru_cache(maxsize=256)
+def _is_visible(text: str) -> bool:
+    return _VISIBLE.fullmatch(text) is not None
 
 
 def _idempotency_key(scope: Scope, headers: dict[bytes, bytes], subscription: Subscription) -> bytes | None:
@@ -262,6 +268,7 @@ def document_of(content_type: str | None, body: bytes) -> Any:
         return None
 
 
+@lru_cache(maxsize=256)
 def _is_json(content_type: str) -> bool:
     essence = content_type.partition(";")[0].strip().lower()
     return essence in ("application/json", "text/json") or essence.endswith("+json")

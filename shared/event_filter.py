@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 LONGEST = 256
 #: Types that we make ourselves, about the tenant's own subscriptions.
@@ -12,6 +13,7 @@ OPERATIONAL = "hooklog."
 _TYPE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
 
+@lru_cache(maxsize=1024)
 def is_event_type(text: str) -> bool:
     """1 to 256 visible ASCII characters, spaces inside only."""
     return _TYPE.fullmatch(text) is not None
