@@ -2,8 +2,8 @@
 
 `python -m tests.benchmarks.ingest [seconds]`: one worker, 64 connections, signed bodies of 1 KiB, the broker's ack
 awaited; five pairs, their median. The producers are this process, each server is one of its own; the CPU time a request
-takes in its server tells more than its rate where broker and producers share the cores. Needs KAFKA_BOOTSTRAP_SERVERS
-and DATABASE_URL (a maintenance database) of a running stack.
+takes in its server tells more than its rate where broker and producers share the cores. The stack is the tests': the
+one that KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL (a maintenance database) name, else one of its own (tests/stacks.py).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from shared.kafka import ensure_topics
 from shared.settings import Settings
 from shared.signature import hub_signature
 from tests.conftest import delete_topics
+from tests.stacks import Stack, find_stack
 
 _CONNECTIONS = 64
 _PAIRS = 5
@@ -176,13 +177,21 @@ async def _run(seconds: float, settings: Settings, servers: dict[str, tuple[int,
 
 
 def main() -> None:
-    """Start both servers, measure, stop both."""
+    """Measure on the stack that is there, or on one that ends with us."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    with find_stack() as stack:
+        _compare(stack, seconds)
+
+
+def _compare(stack: Stack, seconds: float) -> None:
+    """Start both servers, measure, stop both."""
     name = f"bench{secrets.token_hex(4)}"
     settings = Settings(
         _env_file=None,
         topic_prefix=f"{name}.",
-        database_url=urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}").geturl(),
+        kafka_bootstrap_servers=stack.bootstrap_servers,
+        redis_url=stack.redis_url,
+        database_url=urlsplit(stack.database_url)._replace(path=f"/{name}").geturl(),
         encryption_key=Fernet.generate_key().decode(),
     )
     migrate(settings.database_url.get_secret_value())
