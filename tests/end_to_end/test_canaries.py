@@ -270,7 +270,7 @@ async def test_search_finds_what_is_there(run: Run) -> None:
     producer = Producer(run.settings)
     await producer.start()
     for header, value, key in ((coded, "", ""), ("", f"v {word}", ""), ("", "", word)):
-        record = Record(run.settings.topics.parked, key.encode() or None, value.encode(), [("h", header.encode())])
+        record = Record(run.settings.topics.dead_letter, key.encode() or None, value.encode(), [("h", header.encode())])
         await producer.send(record, 5)
     await producer.stop()
     connection = psycopg2.connect(run.settings.database_url.get_secret_value())
@@ -278,7 +278,7 @@ async def test_search_finds_what_is_there(run: Run) -> None:
         cursor.execute("update subscriptions set description = %s", (f"hex {word.encode().hex()}",))
         assert cursor.rowcount
     connection.close()
-    expected = {"file proof.log": 1, f"topic {run.settings.topics.parked}": 3, "table subscriptions": None}
+    expected = {"file proof.log": 1, f"topic {run.settings.topics.dead_letter}": 3, "table subscriptions": None}
     if url := run.settings.redis_url.get_secret_value():
         async with redis.from_url(url) as client:
             await client.set(f"{run.settings.topic_prefix}proof", word, ex=60)
