@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from shared.broker import client_options
 from shared.records import Source
@@ -12,18 +12,24 @@ from shared.settings import Settings
 
 
 async def read_topic(settings: Settings, topic: str, *, within_s: float = 20) -> dict[Source, bytes]:
-    """Every record that is in ``topic`` now, by its place. A gap in a partition's offsets is a failed assertion."""
+    """The value of every record that is in ``topic`` now, by its place. Raises as `read_records`."""
+    records = await read_records(settings, topic, within_s=within_s)
+    return {Source(r.topic, r.partition, r.offset): r.value for r in records}
+
+
+async def read_records(settings: Settings, topic: str, *, within_s: float = 20) -> list[ConsumerRecord]:
+    """Every record that is in ``topic`` now. Raises TimeoutError when offsets are missing."""
     consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest")
     await consumer.start()
     try:
         partitions = [TopicPartition(topic, number) for number in await _partitions(settings, topic)]
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
-        found: dict[Source, bytes] = {}
+        found: list[ConsumerRecord] = []
         async with asyncio.timeout(within_s):
             while len(found) < sum(ends.values()):
                 for batch in (await consumer.getmany(timeout_ms=200)).values():
-                    found.update({Source(r.topic, r.partition, r.offset): r.value for r in batch})
+                    found += batch
         return found
     finally:
         await consumer.stop()
