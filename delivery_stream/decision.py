@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from email.utils import parsedate_to_datetime
 
 from delivery_stream.lane import Health
+from shared.frozen import frozen
 from shared.records import WaitReason
 from shared.topics import RetrySchedule
 
@@ -15,7 +16,7 @@ RETRY_AFTER_MAX_S = 24 * 3600.0
 STORES_WAIT_S = 4.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Timings:
     """Where the time of one attempt went, milliseconds; None: that step was not reached or not needed."""
 
@@ -31,7 +32,7 @@ class Timings:
     received_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answered:
     """A whole HTTP answer. ``body`` is its bounded beginning."""
 
@@ -41,7 +42,7 @@ class Answered:
     timings: Timings = field(default_factory=Timings)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoAnswer:
     """The network, the deadline or the receiver's HTTP failed us. ``error_class`` is one of a few words."""
 
@@ -50,7 +51,7 @@ class NoAnswer:
     timings: Timings = field(default_factory=Timings)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refused:
     """An address or a URL we are not willing to call; nothing was sent."""
 
@@ -59,29 +60,29 @@ class Refused:
     timings: Timings = field(default_factory=Timings)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoSubscription:
     """It was deleted; nothing was sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotActive:
     """Its subscription is paused or disabled; nothing was sent."""
 
     status: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TooOld:
     """Older than MAX_EVENT_AGE_HOURS; nothing was sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StoresUnreachable:
     """Nobody can tell now whether there is a subscription; nothing was sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InternalError:
     """Our own fault while handling this record."""
 
@@ -91,12 +92,12 @@ class InternalError:
 Outcome = Answered | NoAnswer | Refused | NoSubscription | NotActive | TooOld | StoresUnreachable | InternalError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Delivered:
     """The receiver has it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RetryIn:
     """Into the tier of ``delay_s``; not before ``at_least_s`` when the receiver asked for longer than the tier."""
 
@@ -104,26 +105,26 @@ class RetryIn:
     at_least_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeadLetter:
     """The last hop, with its reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cancelled:
     """Nobody wants it any more."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Park:
     """Kept until its subscription is resumed."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wait:
     """It comes back in ``wait_s`` seconds or a little later; no attempt is counted."""
 

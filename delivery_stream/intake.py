@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from aiokafka import ConsumerRecord
 
 from delivery_stream.unreadable import bury
 from shared.clock import Clock
 from shared.errors import RecordTooLarge, UnreadableRecord
+from shared.frozen import frozen
 from shared.records import Delivery, Record, Source, delivery_from_record
 from shared.topics import Topics, home_partition
 
@@ -17,14 +18,14 @@ from shared.topics import Topics, home_partition
 HOPS_MAX = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unreadable:
     """For its own fault."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Astray:
     """It belongs into another partition."""
 
@@ -46,7 +47,7 @@ def read(record: ConsumerRecord, partitions: int) -> Delivery | Astray | Unreada
     return delivery if home == record.partition or delivery.hops >= HOPS_MAX else Astray(delivery, home)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IntakeIO:
     """What it takes to bring a record elsewhere. ``publish`` returns once Kafka has confirmed every record."""
 

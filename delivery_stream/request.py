@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 
 from delivery_stream.decision import Refused
+from shared.frozen import frozen
 from shared.records import Delivery
 from shared.signature import hub_signature, standard_signature
 from shared.static_headers import check_static_header
@@ -18,7 +18,7 @@ _DEFAULT_CONTENT_TYPE = "application/octet-stream"
 _VALUE_MAX_CHARS = 256
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """One POST, before an address is chosen. The body is the delivery's payload, unchanged."""
 

@@ -21,7 +21,7 @@ class Deadlines:
         waiting = self._waiting.get(tick)
         if waiting is None:
             waiting = self._waiting[tick] = set()
-            asyncio.get_running_loop().call_at(tick * _TICK_S, self._expire, tick)
+            future.get_loop().call_at(tick * _TICK_S, self._expire, tick)
         waiting.add(future)
         return waiting
 

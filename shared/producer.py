@@ -93,6 +93,8 @@ class Producer:
 
         Raises RecordTooLarge, and NotConfirmed after ``timeout_s``: it may be written still. None: tries for ever.
         """
+        if attempt := self._queue_now(record):
+            return await self._await(record, attempt, timeout_s)
         return (await self.send_all((record,), timeout_s))[0]
 
     async def send_all(self, records: Sequence[Record], timeout_s: float | None = None) -> list[Source]:
@@ -159,8 +161,7 @@ class Producer:
         return None if future is None else _Try(session, future)
 
     async def _await(self, record: Record, attempt: _Try, timeout_s: float | None) -> Source:
-        loop = asyncio.get_running_loop()
-        ends_s = None if timeout_s is None else loop.time() + timeout_s
+        ends_s = None if timeout_s is None else attempt.future.get_loop().time() + timeout_s
         waiting = None if ends_s is None else self._deadlines.add(attempt.future, ends_s)
         if not self._outstanding:
             self._progress_s = self._clock.monotonic_s()

@@ -41,6 +41,8 @@ class ProducerSession:
             **client_options(settings),
         )
         self._client = self._kafka.client
+        # Asking which loop runs is a system call in Python 3.11, for each record as dear as all the rest of its future.
+        self._new_future = asyncio.get_running_loop().create_future
 
     async def connect(self, timeout_s: float) -> None:
         """Ready for records afterwards. Raises KafkaError, OSError or TimeoutError; the session is closed then."""
@@ -80,15 +82,12 @@ class ProducerSession:
         partitions = self._client.cluster._partitions.get(record.topic)
         if not partitions or record.key is None or queue._closed or queue._exception is not None:
             return None
-        partition = record.partition
-        if partition is None:
-            partition = _partition_of(record.key, len(partitions))
-        if partition not in partitions:
+        place = _place_of(record.topic, record.key, record.partition, len(partitions))
+        if place.partition not in partitions:
             return None
-        place = TopicPartition(record.topic, partition)
         batches = queue._batches.get(place)
         batch = batches[-1] if batches else queue._append_batch(queue.create_builder(), place)
-        return batch.append(record.key, record.value, None, headers=list(record.headers))  # type: ignore[no-any-return]
+        return batch.append(record.key, record.value, None, self._new_future, list(record.headers))  # type: ignore[no-any-return]
 
     async def partitions(self, topic: str) -> set[int]:
         """The topic's partitions. Raises UnknownTopicOrPartitionError after 10 s."""
@@ -149,6 +148,11 @@ class ProducerSession:
 
 
 @lru_cache(maxsize=65536)
+def _place_of(topic: str, key: bytes, partition: int | None, partitions: int) -> TopicPartition:
+    """Remembered, because murmur2 in Python costs as much as the rest of a send."""
+    return TopicPartition(topic, _partition_of(key, partitions) if partition is None else partition)
+
+
 def _partition_of(key: bytes, partitions: int) -> int:
-    """Kafka's default partitioner. Remembered, because murmur2 in Python costs as much as the rest of a send."""
+    """Kafka's default partitioner."""
     return int(murmur2(key) & 0x7FFFFFFF) % partitions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import fields
 from typing import Any
 
 import httpx
@@ -56,7 +57,7 @@ async def subscription(api: Api) -> dict[str, Any]:
 
 
 def _fields(one: Attempt) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in Attempt.__slots__}
+    return {field.name: getattr(one, field.name) for field in fields(one)}
 
 
 async def pages(api: Api, url: str) -> list[list[dict[str, Any]]]:
