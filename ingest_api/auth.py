@@ -74,9 +74,12 @@ class Gate:
         self._keys = keys
         self._open = frozenset(open_paths)
 
-    async def check(self, scope: Scope) -> None:
-        """Nothing, when the request may go on to its route, which finds its caller in the scope. Raises Problem."""
-        headers = dict(scope["headers"])
+    async def check(self, scope: Scope) -> dict[bytes, bytes]:
+        """The headers of a request that may go on to its route, which finds its caller in the scope. Raises Problem.
+
+        Of a header that was sent twice, the last.
+        """
+        headers: dict[bytes, bytes] = dict(scope["headers"])
         scope[_GATE] = self
         scope[_HOPS] = _hops(headers.get(b"x-hooklog-hops"))
         if self._admin_hash is None:
@@ -87,6 +90,7 @@ class Gate:
         if scope[_HOPS] >= MOST_HOPS:
             raise Problem(403, "loop_detected", f"This event has passed through here {MOST_HOPS} times.")
         _check_content_type(scope, headers)
+        return headers
 
     def known(self, key: bytes | None) -> Caller | None:
         """Whose key this is, as far as memory tells."""

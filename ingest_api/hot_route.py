@@ -22,8 +22,8 @@ class HotRoute:
     async def post(self, subscription_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers. Raises what nobody expected, after its 500: the server logs it."""
         try:
-            await self._gate.check(scope)
-            answer = await self._ingest.answer(scope, receive, subscription_id)
+            headers = await self._gate.check(scope)
+            answer = await self._ingest.answer(scope, headers, receive, subscription_id)
         except Problem as problem:
             await problem.response(scope, receive, send)
         except ClientDisconnect:

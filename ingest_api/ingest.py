@@ -85,19 +85,26 @@ class Ingest:
 
     async def post(self, request: Request) -> Response:
         """The same as `answer`, as a route."""
-        answer = await self.answer(request.scope, request.receive, request.path_params["subscription_id"])
+        scope = request.scope
+        answer = await self.answer(
+            scope, dict(scope["headers"]), request.receive, request.path_params["subscription_id"]
+        )
         return Response(answer.body, answer.status, dict(answer.headers or {}), "application/json")
 
-    async def answer(self, scope: Scope, receive: Receive, subscription_id: str) -> Answer:
-        """202 accepted or filtered. Raises Problem: 400, 401, 404, 409, 413, 415, 503."""
+    async def answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, subscription_id: str) -> Answer:
+        """202 accepted or filtered. Raises Problem: 400, 401, 404, 409, 413, 415, 503.
+
+        ``headers``: those of the scope; of one that was sent twice, the last.
+        """
         try:
-            return await self._answer(scope, receive, subscription_id)
+            return await self._answer(scope, headers, receive, subscription_id)
         except Problem as problem:
             EVENTS["unavailable" if problem.status_code >= 500 else "refused"].inc()
             raise
 
-    async def _answer(self, scope: Scope, receive: Receive, subscription_id: str) -> Answer:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+    async def _answer(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, subscription_id: str
+    ) -> Answer:
         subscription = await self._subscription(subscription_id)
         if subscription.secret is None:
             await auth.check_publisher(scope, subscription.tenant)
@@ -203,10 +210,11 @@ def content_type_of(request: Request) -> str | None:
 
 def _content_type(headers: dict[bytes, bytes]) -> str | None:
     refuse_coding(headers)
-    content_type = _text(headers.get(b"content-type"))
-    if not content_type:
+    given = headers.get(b"content-type")
+    if not given:
         return None
-    if len(content_type) > _LONGEST_HEADER or not _is_visible(content_type):
+    content_type = _visible(given) if len(given) <= _LONGEST_HEADER else None
+    if content_type is None:
         raise Problem(
             400, "content_type_unusable", f"Content-Type is at most {_LONGEST_HEADER} visible ASCII characters."
         )
@@ -214,8 +222,9 @@ def _content_type(headers: dict[bytes, bytes]) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _is_visible(text: str) -> bool:
-    return _VISIBLE.fullmatch(text) is not None
+def _visible(given: bytes) -> str | None:
+    text = given.decode("latin-1")
+    return text if _VISIBLE.fullmatch(text) else None
 
 
 def _idempotency_key(scope: Scope, headers: dict[bytes, bytes], subscription: Subscription) -> bytes | None:
