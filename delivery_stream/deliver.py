@@ -32,13 +32,16 @@ from delivery_stream.request import build_request
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import RecordTooLarge
+from shared.logs import Often
 from shared.records import Attempt, AttemptKind, AttemptOutcome, Delivery, Record, dead_letter
 from shared.subscriptions import Absent, Found, Subscription, Unreachable
 from shared.topics import RetrySchedule, Topics
 
 log = logging.getLogger(__name__)
+_attempted = Often(log, "attempted")
 
 _DETAILS_MAX_CHARS = 500
+_TIMED = (Answered, NoAnswer, Refused)
 #: Waits that were not counted as attempts. A week of the shortest that repeat is about as many.
 WAITS_MAX = 100_000
 
@@ -81,9 +84,10 @@ async def deliver(delivery: Delivery, io: DeliverIO, ended: Callable[[Outcome], 
     ``ended`` hears the outcome as soon as the endpoint is free again. False: it was put off, and the same attempt will
     be asked for by another record.
     """
-    subscription = await subscription_of(delivery, io)
+    known = io.subscriptions.peek(delivery.subscription_id)
+    subscription = known.subscription if isinstance(known, Found) else await subscription_of(delivery, io)
     started_ms = io.clock.now_ms()
-    outcome = await attempt(delivery, subscription, io)
+    outcome = await attempt(delivery, subscription, io, started_ms)
     ended(outcome)
     return await conclude(delivery, subscription, outcome, started_ms, io)
 
@@ -100,9 +104,10 @@ async def conclude(
     decision = decide(outcome, delivery.attempt, schedule_for(known, io.schedule))
     if isinstance(decision, Wait):
         return await put_off(delivery, known, decision, io)
-    what_happened = attempt_record(delivery, known, outcome, decision, started_ms, io.clock.now_ms())
-    hop = next_hop(delivery, outcome, decision, io.clock.now_ms(), io.topics)
-    log.info("attempted", extra=_facts(what_happened, decision))
+    now_ms = io.clock.now_ms()
+    what_happened = attempt_record(delivery, known, outcome, decision, started_ms, now_ms)
+    hop = next_hop(delivery, outcome, decision, now_ms, io.topics)
+    _attempted.say(_facts(what_happened, decision))
     await _publish(delivery, what_happened.to_record(io.topics.attempts), hop, io)
     _count(what_happened)
     return not isinstance(decision, Park)
@@ -147,18 +152,20 @@ def expired(delivery: Delivery, now_ms: int, io: DeliverIO) -> bool:
     return delivery.age_ms(now_ms) > io.max_event_age_s * 1000
 
 
-async def attempt(delivery: Delivery, subscription: Subscription | Unreachable | None, io: DeliverIO) -> Outcome:
+async def attempt(
+    delivery: Delivery, subscription: Subscription | Unreachable | None, io: DeliverIO, now_ms: int
+) -> Outcome:
     """POST it, unless there is a reason not to. Raises nothing but cancellation."""
     if subscription is None:
         return NoSubscription()
     if isinstance(subscription, Unreachable):
         return StoresUnreachable()
-    if expired(delivery, io.clock.now_ms(), io):
+    if expired(delivery, now_ms, io):
         return TooOld()
     if subscription.status != "active":
         return NotActive(subscription.status)
     try:
-        request = build_request(delivery, subscription, io.clock.now_ms())
+        request = build_request(delivery, subscription, now_ms)
         if isinstance(request, Refused):
             return request
         timeout_s = subscription.timeout_seconds or io.timeout_s
@@ -185,7 +192,7 @@ def attempt_record(
     ended_ms: int,
 ) -> Attempt:
     """What the attempt log shall say."""
-    timings = outcome.timings if isinstance(outcome, Answered | NoAnswer | Refused) else Timings()
+    timings = outcome.timings if isinstance(outcome, _TIMED) else Timings()
     kind, result, reason = _verdict(decision)
     error_class, details = _error(outcome)
     return Attempt(
@@ -317,17 +324,22 @@ def _error(outcome: Outcome) -> tuple[str | None, str | None]:
 def _text(body: bytes) -> str:
     """The printable beginning of an answer."""
     text = body[: 4 * _DETAILS_MAX_CHARS].decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else " " for c in text).strip()[:_DETAILS_MAX_CHARS]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return text.strip()[:_DETAILS_MAX_CHARS]
 
 
 def _steps(timings: Timings) -> dict[str, float] | None:
-    steps = {
-        "dns": timings.dns_ms,
-        "connect": timings.connect_ms,
-        "tls": timings.tls_ms,
-        "first_byte": timings.first_byte_ms,
-    }
-    return {name: round(ms, 3) for name, ms in steps.items() if ms is not None} or None
+    steps: dict[str, float] = {}
+    if timings.dns_ms is not None:
+        steps["dns"] = round(timings.dns_ms, 3)
+    if timings.connect_ms is not None:
+        steps["connect"] = round(timings.connect_ms, 3)
+    if timings.tls_ms is not None:
+        steps["tls"] = round(timings.tls_ms, 3)
+    if timings.first_byte_ms is not None:
+        steps["first_byte"] = round(timings.first_byte_ms, 3)
+    return steps or None
 
 
 def _wait_ms(decision: RetryIn) -> int:

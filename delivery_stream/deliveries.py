@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiokafka import ConsumerRecord
 
@@ -45,8 +45,8 @@ class Deliveries:
             async with asyncio.timeout(LEARN_S):
                 await asyncio.gather(*map(self._io.subscriptions.get, unknown))
 
-    async def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> bool:
-        return await deliver(delivery, self._io, ended)
+    def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> Awaitable[bool]:
+        return deliver(delivery, self._io, ended)
 
     async def put_off(self, delivery: Delivery, wait: Wait) -> bool:
         known = self.peek(delivery.subscription_id)

@@ -44,7 +44,7 @@ Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
 class Delivers(Protocol):
     """What becomes of a delivery. Everything returns once Kafka has confirmed what follows."""
 
-    async def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> bool: ...
+    def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> Awaitable[bool]: ...
     async def put_off(self, delivery: Delivery, wait: Wait) -> bool: ...
     async def rehome(self, astray: Astray) -> bool: ...
     async def bury(self, record: ConsumerRecord, reason: str) -> None: ...
@@ -128,7 +128,7 @@ class Dispatcher:
         self._crash = crash
         self._may_start = may_start
         self._held: dict[TopicPartition, _Held] = {}
-        self._tasks = 0
+        self._tasks: dict[asyncio.Task[None], _Held] = {}
         self._changed = asyncio.Event()
         self._committing = asyncio.Lock()
         self._draining = False
@@ -338,7 +338,7 @@ class Dispatcher:
 
     def _has_room(self) -> bool:
         """For one more task; and the partitions are ours beyond doubt."""
-        return self._tasks < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
+        return len(self._tasks) < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
 
     def _done(self, entry: _Entry) -> None:
         self._finish(entry.held, entry.offset)
@@ -367,13 +367,12 @@ class Dispatcher:
 
     def _start(self, work: Coroutine[None, None, None], held: _Held) -> None:
         task = asyncio.create_task(work)
+        self._tasks[task] = held
         held.tasks.add(task)
-        self._tasks += 1
-        task.add_done_callback(held.tasks.discard)
         task.add_done_callback(self._task_over)
 
     def _task_over(self, task: asyncio.Task[None]) -> None:
-        self._tasks -= 1
+        self._tasks.pop(task).tasks.discard(task)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("record not handled", exc_info=error)

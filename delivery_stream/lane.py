@@ -35,6 +35,9 @@ _GROWTH = 4
 _STILL_THERE = 4
 _MOMENT_S = 0.05
 
+#: The `state` of a lane that nobody needs to hear of.
+QUIET: tuple[BreakerState, bool] = ("closed", False)
+
 _WORDS: dict[Health, str] = {
     "throttles": "answers 429 or 503",
     "times_out": "does not answer in time",

@@ -14,7 +14,7 @@ from enum import Enum
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from delivery_stream.lane import QUEUE_MAX, SLOW_S, Health, Lane
+from delivery_stream.lane import QUEUE_MAX, QUIET, SLOW_S, Health, Lane
 from shared.records import WaitReason
 
 #: How often `tick` wants to be called.
@@ -211,9 +211,10 @@ class Lanes(Generic[_E]):
             self._ready[lane] = None
         if self._crowd:
             self._ready.setdefault(self._crowd.popitem(last=False)[0])
-        if lane.state != lane.shown and lane.proven:
+        state = lane.state
+        if state != lane.shown and lane.proven:
             self._changed.add(lane)
-        (self.loud.add if lane.words else self.loud.discard)(lane)
+        (self.loud.discard if state == QUIET else self.loud.add)(lane)
 
     def confirmed(self) -> None:
         """What came of an ended request is on record."""

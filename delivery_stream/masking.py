@@ -19,6 +19,7 @@ from functools import lru_cache
 from delivery_stream.decision import Answered, NoAnswer, Outcome, Refused
 from delivery_stream.request import Request
 from shared.signature import SECRET_PREFIX
+from shared.subscription import HeaderPairs
 from shared.subscriptions import Subscription
 
 MASK = b"***"
@@ -42,6 +43,8 @@ _CHARACTERS = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b
 #: An escape within an escape: JSON in HTML.
 _DEEPEST = 2
 
+_Kept = tuple[HeaderPairs, tuple[bytes | None, ...], tuple[bytes, ...]]
+
 #: A reading of a text: its bytes, and where each of them begins in the text; one more for its end.
 Reading = tuple[bytes, Sequence[int]]
 
@@ -50,6 +53,8 @@ def without_secrets(outcome: Outcome, subscription: Subscription, request: Reque
     """The same outcome; what the receiver said is cut at 1 KiB, and secrets in it are `***`."""
     match outcome:
         case Answered(body=body) if body:
+            if len(body) < _shortest(*_kept(subscription)):
+                return outcome
             kept = masked(body[:CAPTURED_BYTES], _secrets(subscription, request, len(body)))
             return outcome if kept == body else replace(outcome, body=kept)
         case NoAnswer(details=details) | Refused(details=details) if details:
@@ -72,20 +77,28 @@ def masked(body: bytes, secrets: Iterable[bytes]) -> bytes:
 
 
 def _secrets(subscription: Subscription, request: Request, body_bytes: int) -> Iterator[bytes]:
-    yield from _lasting(
-        subscription.headers,
-        (subscription.secret, subscription.previous_secret),
-        (*subscription.signing_keys, *(old.key for old in subscription.previous_signing_keys)),
-    )
+    yield from _lasting(*_kept(subscription))
     if body_bytes >= _SIGNATURE_BYTES:
         for signature in request.signatures:
             yield from _coded(_decoded(signature))
 
 
+def _kept(subscription: Subscription) -> _Kept:
+    """What of a subscription is secret."""
+    keys = subscription.signing_keys
+    if subscription.previous_signing_keys:
+        keys += tuple(old.key for old in subscription.previous_signing_keys)
+    return subscription.headers, (subscription.secret, subscription.previous_secret), keys
+
+
 @lru_cache(maxsize=1024)
-def _lasting(
-    headers: tuple[tuple[str, str], ...], secrets: tuple[bytes | None, ...], keys: tuple[bytes, ...]
-) -> frozenset[bytes]:
+def _shortest(headers: HeaderPairs, secrets: tuple[bytes | None, ...], keys: tuple[bytes, ...]) -> int:
+    """No secret is in an answer of fewer bytes. Most answers are "ok"."""
+    return min(_SIGNATURE_BYTES, *map(len, _lasting(headers, secrets, keys)))
+
+
+@lru_cache(maxsize=1024)
+def _lasting(headers: HeaderPairs, secrets: tuple[bytes | None, ...], keys: tuple[bytes, ...]) -> frozenset[bytes]:
     """Those that do not change with the attempt."""
     texts = [value for _, value in headers]
     texts += [password for value in texts for password in _basic(value)]

@@ -19,7 +19,8 @@ class Repeats:
 
     def __init__(self, remembered_max: int = REMEMBERED_MAX) -> None:
         self._finished: OrderedDict[Hashable, None] = OrderedDict()
-        self._running: dict[Hashable, asyncio.Future[None]] = {}
+        #: With what a copy waits for, if there is one.
+        self._running: dict[Hashable, asyncio.Future[None] | None] = {}
         self._remembered_max = remembered_max
 
     def __contains__(self, key: Hashable) -> bool:
@@ -31,11 +32,11 @@ class Repeats:
 
         ``do()`` tells whether it is finished. One that was put off, raised or was cancelled is not: the next copy runs.
         """
-        while running := self._running.get(key):
-            await asyncio.wait([running])
+        while key in self._running:
+            await asyncio.wait([self._end_of(key)])
         if key in self._finished:
             return False
-        mark = self._running[key] = asyncio.get_running_loop().create_future()
+        self._running[key] = None
         try:
             if await do():
                 self._finished[key] = None
@@ -43,5 +44,11 @@ class Repeats:
                     self._finished.popitem(last=False)
             return True
         finally:
-            del self._running[key]
-            mark.set_result(None)
+            if waited_for := self._running.pop(key):
+                waited_for.set_result(None)
+
+    def _end_of(self, key: Hashable) -> asyncio.Future[None]:
+        end = self._running[key]
+        if end is None:
+            end = self._running[key] = asyncio.get_running_loop().create_future()
+        return end

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
+from collections.abc import Mapping
 from itertools import islice
+from typing import TextIO
 
 import orjson
 
 from shared.clock import to_rfc3339
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 #: A record's facts stand behind these, in the order they were given.
 _STANDARD_COUNT = len(vars(logging.makeLogRecord({})))
+#: What other handlers may have added behind them.
+_ADDED = ("message", "asctime")
+
+#: Lines below WARNING wait so long for company, at most so many: a write for each would cost as much as a line.
+TOGETHER_S = 0.05
+_TOGETHER_MAX = 1000
 
 
 class JsonLines(logging.Formatter):
@@ -23,18 +32,95 @@ class JsonLines(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "at": to_rfc3339(int(record.created * 1000)),
-            "level": record.levelname,
-            "process": self._process,
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        facts = islice(vars(record).items(), _STANDARD_COUNT, None)
-        line |= {name: value for name, value in facts if name not in _STANDARD}
+        facts = dict(islice(vars(record).items(), _STANDARD_COUNT, None))
+        for name in _ADDED:
+            facts.pop(name, None)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            facts["exception"] = self.formatException(record.exc_info)
+        return self.line(int(record.created * 1000), record.levelname, record.name, record.getMessage(), facts)
+
+    def line(self, at_ms: int, level: str, logger: str, event: str, facts: Mapping[str, object]) -> str:
+        """One line. Raises TypeError for a text that is no Unicode."""
+        line = {
+            "at": to_rfc3339(at_ms),
+            "level": level,
+            "process": self._process,
+            "logger": logger,
+            "event": event,
+            **facts,
+        }
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class Together(logging.Handler):
+    """Writes lines to ``stream``, some at a time; from WARNING up at once, with all that came before.
+
+    A process that is killed takes the last `TOGETHER_S` of its lines with it, and no warning.
+    """
+
+    def __init__(self, stream: TextIO, form: JsonLines) -> None:
+        super().__init__()
+        self.setFormatter(form)
+        self._form = form
+        self._stream = stream
+        self._lines: list[str] = []
+        self._waiting = threading.Event()
+        threading.Thread(target=self._write_regularly, name="log lines", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._add(self.format(record))
+        except (TypeError, ValueError):  # a fact that is no JSON
+            self.handleError(record)
+        if record.levelno >= logging.WARNING:
+            self.flush()
+
+    def say(self, level: str, logger: str, event: str, facts: Mapping[str, object]) -> None:
+        """A line without a LogRecord. Raises TypeError for a text that is no Unicode."""
+        self._add(self._form.line(time.time_ns() // 1_000_000, level, logger, event, facts))
+
+    def _add(self, line: str) -> None:
+        with self.lock:  # type: ignore[union-attr] # every handler has one once it is made
+            self._lines.append(line)
+            if len(self._lines) >= _TOGETHER_MAX:
+                self.flush()
+            elif len(self._lines) == 1:
+                self._waiting.set()
+
+    def flush(self) -> None:
+        """Write what waits. A stream that is gone is no reason to fail."""
+        with self.lock:  # type: ignore[union-attr] # every handler has one once it is made
+            lines, self._lines = self._lines, []
+            if lines:
+                try:
+                    self._stream.write("\n".join(lines) + "\n")
+                    self._stream.flush()
+                except (OSError, ValueError):
+                    return
+
+    def _write_regularly(self) -> None:
+        while True:
+            self._waiting.wait()
+            self._waiting.clear()
+            time.sleep(TOGETHER_S)
+            self.flush()
+
+
+class Often:
+    """Says one event at INFO thousands of times a second: half of a line's cost is what other handlers might need."""
+
+    def __init__(self, logger: logging.Logger, event: str) -> None:
+        self._logger, self._event = logger, event
+
+    def say(self, facts: Mapping[str, object]) -> None:
+        """As ``logger.info(event, extra=facts)``."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return
+        handlers = logging.root.handlers
+        if len(handlers) == 1 and isinstance(handlers[0], Together):
+            handlers[0].say("INFO", self._logger.name, self._event, facts)
+        else:
+            self._logger.info(self._event, extra=dict(facts))
 
 
 def configure(process: str, level: str) -> None:
@@ -43,8 +129,6 @@ def configure(process: str, level: str) -> None:
     # (https://docs.python.org/3/howto/logging.html#optimization)
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(process))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[Together(sys.stderr, JsonLines(process))], force=True)
     for name in ("aiokafka", "faust", "mode", "httpx", "httpcore", "alembic", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

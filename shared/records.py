@@ -8,6 +8,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields, replace
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import orjson
@@ -348,7 +350,7 @@ class Attempt:
 
     def to_record(self, topic: str) -> Record:
         """As a JSON record of `attempts`; times become RFC 3339 under ``…_at``."""
-        return Record(topic, self.subscription_id.encode(), orjson.dumps({"id": self.id, **_body(self)}))
+        return Record(topic, self.subscription_id.encode(), orjson.dumps({"id": self.id} | _body(self)))
 
 
 @frozen
@@ -472,16 +474,21 @@ _FIELDS: dict[type, tuple[str, ...]] = {
 }
 
 
+#: Their names in the record; of those, the times.
+_WRITTEN = {shape: tuple(_at(n) if n in _TIMES else n for n in names) for shape, names in _FIELDS.items()}
+_TIMES_WRITTEN = {shape: tuple(_at(n) for n in names if n in _TIMES) for shape, names in _FIELDS.items()}
+#: The values of all of them, in one call.
+_VALUES = {shape: attrgetter(*names) for shape, names in _FIELDS.items()}
+
+
 def _body(what: Attempt | Alarm | FannedOut | LaneState | Disabled) -> dict[str, Any]:
     """Its fields without the absent ones; `dataclasses.asdict` costs 70 us here."""
-    body: dict[str, Any] = {}
-    for name in _FIELDS[type(what)]:
-        value = getattr(what, name)
-        if value is not None:
-            if name in _TIMES:
-                body[_at(name)] = to_rfc3339(value)
-            else:
-                body[name] = value
+    shape = type(what)
+    pairs = zip(_WRITTEN[shape], _VALUES[shape](what), strict=True)
+    body = {name: value for name, value in pairs if value is not None}
+    for name in _TIMES_WRITTEN[shape]:
+        if name in body:
+            body[name] = to_rfc3339(body[name])
     return body
 
 
@@ -511,6 +518,7 @@ def _texts(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
     return texts
 
 
+@lru_cache(maxsize=4096)
 def _count(text: str | None, default: int, most: int = _MAX_COUNT) -> int:
     if text and text.isascii() and text.isdigit() and len(text) <= len(str(most)):
         return max(int(text), default)

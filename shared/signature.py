@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 import secrets
 from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared.mac import hmac_sha256
 
 PUBLIC_KEY_PREFIX = "whpk_"
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
@@ -55,10 +55,14 @@ def standard_signature(
     private_keys: tuple[bytes, ...] = (),
 ) -> str:
     """The ``webhook-signature`` header: a ``v1,…`` per key, then a ``v1a,…`` per private key, separated by spaces."""
-    signed = f"{webhook_id}.{timestamp_s}.".encode() + body
-    signatures = [("v1,", hmac.digest(key, signed, hashlib.sha256)) for key in keys]
-    signatures += [("v1a,", _ed25519(private_key).sign(signed)) for private_key in private_keys]
-    return " ".join(version + base64.b64encode(signature).decode() for version, signature in signatures)
+    start = f"{webhook_id}.{timestamp_s}.".encode()
+    signatures = ["v1," + _base64(hmac_sha256(key, start, body)) for key in keys]
+    signatures += ["v1a," + _base64(_ed25519(private_key).sign(start + body)) for private_key in private_keys]
+    return " ".join(signatures)
+
+
+def _base64(signature: bytes) -> str:
+    return binascii.b2a_base64(signature, newline=False).decode()
 
 
 @lru_cache(maxsize=1024)
@@ -69,4 +73,4 @@ def _ed25519(private_key: bytes) -> Ed25519PrivateKey:
 
 def hub_signature(secret: bytes, body: bytes) -> str:
     """The ``X-Hub-Signature-256`` header: ``sha256=`` and the hex HMAC of the raw body."""
-    return "sha256=" + hmac.digest(secret, body, hashlib.sha256).hex()
+    return "sha256=" + hmac_sha256(secret, body).hex()

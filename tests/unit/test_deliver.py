@@ -134,4 +134,4 @@ async def test_a_pause_does_not_count_for_the_age(paused_hours: float, outcome: 
         max_event_age_s=3600,
     )
     old = delivery(accepted_ms=NOW_MS - 2 * 3_600_000, paused_ms=int(paused_hours * 3_600_000))
-    assert await attempt(old, subscription(), io) == outcome
+    assert await attempt(old, subscription(), io, NOW_MS) == outcome
