@@ -99,8 +99,7 @@ async def raw(work: Work) -> None:
         outcome = await sender.post(target.url, headers, record.value, _TIMEOUT_S)
         assert isinstance(outcome, Answered), outcome
         what_happened = _what_happened(record, got, target.url, now_ms)
-        what_happened["http_status_code"] = outcome.status
-        what_happened["duration_ms"] = round(outcome.timings.total_ms, 3)
+        what_happened |= _seen_by_the_sender(outcome)
         await producer.send(Record(topics.attempts, record.key, orjson.dumps(what_happened)))
         slots.release()
 
@@ -183,6 +182,26 @@ def _what_happened(record: Any, got: Mapping[str, str], url: str, now_ms: int) -
         "waits": 0,
         "outcome": "succeeded",
         "source": f"{record.topic}:{record.partition}:{record.offset}",
+    }
+
+
+def _seen_by_the_sender(outcome: Answered) -> dict[str, Any]:
+    """What the worker's record tells beside that."""
+    timings = outcome.timings
+    steps = {
+        "dns": timings.dns_ms,
+        "connect": timings.connect_ms,
+        "tls": timings.tls_ms,
+        "first_byte": timings.first_byte_ms,
+    }
+    return {
+        "http_status_code": outcome.status,
+        "duration_ms": round(timings.total_ms, 3),
+        "timings_ms": {name: round(ms, 3) for name, ms in steps.items() if ms is not None},
+        "address": timings.address,
+        "sent_bytes": timings.sent_bytes,
+        "received_bytes": timings.received_bytes,
+        "response_body": outcome.body[:500].decode("utf-8", "replace"),
     }
 
 
