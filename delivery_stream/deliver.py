@@ -92,6 +92,12 @@ async def deliver(delivery: Delivery, io: DeliverIO, ended: Callable[[Outcome], 
     return await conclude(delivery, subscription, outcome, started_ms, io)
 
 
+async def keep(delivery: Delivery, subscription: Subscription | None, io: DeliverIO) -> bool:
+    """As `deliver` for a subscription that is not active, or was deleted: parked or cancelled, and never a request."""
+    started_ms = io.clock.now_ms()
+    return await conclude(delivery, subscription, await attempt(delivery, subscription, io, started_ms), started_ms, io)
+
+
 async def conclude(
     delivery: Delivery,
     subscription: Subscription | Unreachable | None,
@@ -248,6 +254,8 @@ def waiting_record(delivery: Delivery, subscription: Subscription | None, wait: 
 def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: int, topics: Topics) -> Record | None:
     """The record that carries the delivery on; None when it has arrived or is not wanted any more."""
     match decision:
+        case Delivered() | Cancelled() | Wait():
+            return None
         case RetryIn(delay_s, at_least_s):
             later = delivery.again(
                 attempt=delivery.attempt + 1,
@@ -259,8 +267,6 @@ def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: i
             return delivery.again(due_ms=None, not_before_ms=None).to_record(topics.parked)
         case DeadLetter(reason):
             return _dead(delivery, outcome, reason, now_ms, topics)
-        case Delivered() | Cancelled() | Wait():
-            return None
 
 
 async def _publish(delivery: Delivery, what_happened: Record | None, hop: Record | None, io: DeliverIO) -> None:

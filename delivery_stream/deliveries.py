@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from aiokafka import ConsumerRecord
 
 from delivery_stream.decision import Outcome, Wait
-from delivery_stream.deliver import DeliverIO, deliver, put_off
+from delivery_stream.deliver import DeliverIO, deliver, keep, put_off
 from delivery_stream.intake import Astray, IntakeIO
 from shared.records import Delivery
-from shared.subscriptions import Absent, Found
+from shared.subscriptions import Absent, Found, Subscription
 
 #: Once for each batch with subscriptions that are not in memory.
 LEARN_S = 1.0
@@ -47,6 +47,9 @@ class Deliveries:
 
     def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> Awaitable[bool]:
         return deliver(delivery, self._io, ended)
+
+    def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]:
+        return keep(delivery, subscription, self._io)
 
     async def put_off(self, delivery: Delivery, wait: Wait) -> bool:
         known = self.peek(delivery.subscription_id)

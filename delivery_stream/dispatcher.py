@@ -24,7 +24,7 @@ from delivery_stream.repeats import Repeats
 from shared.clock import Clock
 from shared.errors import InvariantBroken
 from shared.records import Delivery
-from shared.subscriptions import Absent, Found
+from shared.subscriptions import Absent, Found, Subscription
 from shared.topics import home_partition
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ BESIDE_AT_ONCE = 16
 TIMEOUT_MAX_S = 300.0
 #: Beyond the slots of requests: what Kafka has still to confirm, at once.
 _UNCONFIRMED_MAX = 2000
+#: Records taken from Kafka into full lanes at a time: one at a time costs a turn of the loop each.
+_REFILL = 32
 
 Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
 
@@ -45,6 +47,7 @@ class Delivers(Protocol):
     """What becomes of a delivery. Everything returns once Kafka has confirmed what follows."""
 
     def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> Awaitable[bool]: ...
+    def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]: ...
     async def put_off(self, delivery: Delivery, wait: Wait) -> bool: ...
     async def rehome(self, astray: Astray) -> bool: ...
     async def bury(self, record: ConsumerRecord, reason: str) -> None: ...
@@ -79,8 +82,14 @@ class _Entry:
     delivery: Delivery
     offset: int
     held: _Held
+    attempt_key: tuple[str, str, int, int]
     queued_s: float = 0.0
     timeout_s: float = TIMEOUT_MAX_S
+
+    @classmethod
+    def of(cls, delivery: Delivery, offset: int, held: _Held) -> _Entry:
+        key = (delivery.subscription_id, delivery.webhook_id, delivery.run, delivery.attempt)
+        return cls(delivery, offset, held, key)
 
     @property
     def size_bytes(self) -> int:
@@ -89,11 +98,6 @@ class _Entry:
     @property
     def waits(self) -> int:
         return self.delivery.waits
-
-    @property
-    def attempt_key(self) -> tuple[str, str, int, int]:
-        one = self.delivery
-        return one.subscription_id, one.webhook_id, one.run, one.attempt
 
 
 class Dispatcher:
@@ -130,6 +134,8 @@ class Dispatcher:
         self._held: dict[TopicPartition, _Held] = {}
         self._tasks: dict[asyncio.Task[None], _Held] = {}
         self._changed = asyncio.Event()
+        self._refill_at = 0
+        self._pumping = False
         self._committing = asyncio.Lock()
         self._draining = False
         self._progress_s = clock.monotonic_s()
@@ -216,7 +222,7 @@ class Dispatcher:
             if not held.tracker.received(record.offset):
                 continue
             if isinstance(what, Delivery):
-                await self._enter(_Entry(what, record.offset, held))
+                await self._enter(_Entry.of(what, record.offset, held))
             else:
                 await self._aside_slots.acquire()
                 self._start(self._aside(record, what, held), held)
@@ -247,6 +253,7 @@ class Dispatcher:
             for wait in self._lanes.tick(self._clock.monotonic_s()):
                 self._put_off(wait)
             self._pump()
+            self._changed.set()
 
     async def drain(self, within_s: float) -> int:
         """Start nothing new, wait for what is under way, commit. Gives what was left unfinished."""
@@ -262,6 +269,8 @@ class Dispatcher:
     async def _enter(self, entry: _Entry) -> None:
         """Returns when it is under way, waits in its lane, or is on its way elsewhere."""
         while not self._admit(entry):
+            # What waits in the lanes is plenty: some of it may go before there is more. Every tick asks too.
+            self._refill_at = max(self._lanes.waiting - _REFILL, 0)
             self._changed.clear()
             await self._changed.wait()
             if entry.held.revoked or self._draining:
@@ -274,12 +283,17 @@ class Dispatcher:
             return True
         if not self._has_room():
             return False
+        known = self._io.peek(entry.delivery.subscription_id)
+        subscription = known.subscription if isinstance(known, Found) else None
+        if known is not None and (subscription is None or subscription.status != "active"):
+            # There will be no request: whatever its endpoint's lane has to wait for, this has not.
+            self._start(self._keep(entry, subscription), entry.held)
+            return True
         now_s = self._clock.monotonic_s()
         lane = self._lanes.lane(entry.delivery.subscription_id, now_s)
-        match self._io.peek(lane.key):
-            case Found(subscription):
-                self._lanes.limit(lane, subscription.rate_limit, subscription.max_in_flight, now_s)
-                entry.timeout_s = subscription.timeout_seconds or self._io.timeout_s
+        if subscription is not None:
+            self._lanes.limit(lane, subscription.rate_limit, subscription.max_in_flight, now_s)
+            entry.timeout_s = subscription.timeout_seconds or self._io.timeout_s
         match self._lanes.admit(entry, lane, now_s):
             case Verdict.START:
                 self._lanes.start(entry, lane, now_s)
@@ -289,6 +303,10 @@ class Dispatcher:
             case Verdict.FULL:
                 return False
         return True
+
+    async def _keep(self, entry: _Entry, subscription: Subscription | None) -> None:
+        await self._repeats.once(entry.attempt_key, lambda: self._io.keep(entry.delivery, subscription))
+        self._done(entry)
 
     async def _one(self, entry: _Entry) -> None:
         """Its slot is taken already."""
@@ -301,20 +319,35 @@ class Dispatcher:
             self._lanes.ended(entry, health_of(outcome), self._clock.monotonic_s(), asked_s=asked_s)
 
         try:
-            await self._repeats.once(entry.attempt_key, lambda: self._io.deliver(entry.delivery, ended))
+            if self._repeats.begin(entry.attempt_key):
+                finished = False
+                try:
+                    finished = await self._io.deliver(entry.delivery, ended)
+                finally:
+                    self._repeats.end(entry.attempt_key, finished=finished)
+            else:
+                await self._repeats.once(entry.attempt_key, lambda: self._io.deliver(entry.delivery, ended))
             self._done(entry)
         finally:
             if under_way:
                 self._lanes.ended(entry, "unknown", self._clock.monotonic_s())
             self._lanes.confirmed()
-            self._pump()
+            self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        """Once for all that end in this turn of the loop."""
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         """Start what waits and may go."""
+        self._pumping = False
         if not self._draining and self._has_room():
             for entry in self._lanes.startable(self._clock.monotonic_s()):
                 self._start(self._one(entry), entry.held)
-        self._changed.set()
+        if self._lanes.waiting <= self._refill_at:
+            self._changed.set()
 
     def _put_off(self, wait: PutOff[_Entry]) -> None:
         self._start(self._wait_elsewhere(wait), wait.entry.held)
@@ -330,7 +363,7 @@ class Dispatcher:
                 case Unreadable(reason):
                     await self._io.bury(record, reason)
                 case Astray(delivery) as astray if not await self._io.rehome(astray):
-                    await self._enter(_Entry(delivery, record.offset, held))
+                    await self._enter(_Entry.of(delivery, record.offset, held))
                     return
             self._finish(held, record.offset)
         finally:
@@ -373,7 +406,6 @@ class Dispatcher:
 
     def _task_over(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task).tasks.discard(task)
-        self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("record not handled", exc_info=error)
             self._crash(error)

@@ -16,6 +16,8 @@ USER_AGENT = f"Hooklog/{version('hooklog')}"
 
 _DEFAULT_CONTENT_TYPE = "application/octet-stream"
 _VALUE_MAX_CHARS = 256
+_STANDARD = "webhook-signature"
+_HUB = "X-Hub-Signature-256"
 
 
 @frozen
@@ -24,8 +26,17 @@ class Request:
 
     url: str
     headers: tuple[tuple[str, str], ...]
-    #: What in those headers proves who we are: nobody else may come to see it.
-    signatures: tuple[str, ...] = ()
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """What in those headers proves who we are: nobody else may come to see it."""
+        found: list[str] = []
+        for name, value in self.headers:
+            if name == _STANDARD:
+                found += [one.partition(",")[2] for one in value.split(" ")]
+            elif name == _HUB:
+                found.append(value.partition("=")[2])
+        return tuple(found)
 
 
 def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -> Request | Refused:
@@ -37,7 +48,6 @@ def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -
     """
     if wrong := _refused(subscription.headers):
         return Refused("bad_header", wrong)
-    signatures: list[str] = []
     headers = [
         ("Content-Type", _printable(delivery.content_type) or _DEFAULT_CONTENT_TYPE),
         ("User-Agent", USER_AGENT),
@@ -53,22 +63,19 @@ def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -
             delivery.payload,
             private_keys=subscription.private_keys_at(now_ms),
         )
-        signatures += [one.partition(",")[2] for one in signature.split(" ")]
         headers += [
             ("webhook-id", webhook_id),
             ("webhook-timestamp", str(timestamp_s)),
-            ("webhook-signature", signature),
+            (_STANDARD, signature),
             ("X-Webhook-Id", webhook_id),
         ]
     if subscription.secret:
-        signature = hub_signature(subscription.secret, delivery.payload)
-        signatures.append(signature.partition("=")[2])
-        headers.append(("X-Hub-Signature-256", signature))
+        headers.append((_HUB, hub_signature(subscription.secret, delivery.payload)))
     if event_type := _printable(delivery.event_type):
         headers.append(("X-Event-Type", event_type))
     if traceparent := _printable(delivery.traceparent):
         headers.append(("traceparent", traceparent))
-    return Request(subscription.target_url, (*headers, *subscription.headers), tuple(signatures))
+    return Request(subscription.target_url, (*headers, *subscription.headers))
 
 
 @lru_cache(maxsize=4096)

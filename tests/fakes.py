@@ -21,6 +21,7 @@ class Handled:
         self._handle = handle
         self._partitions = partitions
         self.subscriptions: dict[str, Subscription] = {}
+        self.kept: list[Delivery] = []
         self.put_offs: list[tuple[Delivery, Wait]] = []
         self.rehomed: list[Astray] = []
         self.buried: list[tuple[int, str]] = []
@@ -37,6 +38,10 @@ class Handled:
 
     async def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> bool:
         ended(await self._handle(delivery) or Answered(200))
+        return True
+
+    async def keep(self, delivery: Delivery, subscription: Subscription | None) -> bool:
+        self.kept.append(delivery)
         return True
 
     async def put_off(self, delivery: Delivery, wait: Wait) -> bool:

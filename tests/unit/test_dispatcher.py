@@ -13,9 +13,11 @@ from delivery_stream.dispatcher import BESIDE_AT_ONCE, Dispatcher
 from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit
 from shared.clock import SystemClock
+from shared.completed_offsets import decode_completed
 from shared.records import Delivery
 from shared.skip_watch import Positions
 from tests.fakes import Handled
+from tests.unit.examples import subscription
 
 B0 = TopicPartition("b", 0)
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -100,6 +102,21 @@ async def test_what_has_no_slot_waits_in_its_lane_and_starts_when_there_is_one()
     assert sorted(bench.started) == list(range(6))
     await bench.dispatcher.commit()
     assert bench.commits[-1][P0].next_offset == 6
+
+
+async def test_what_is_for_a_paused_subscription_is_kept_whatever_its_lane_waits_for() -> None:
+    bench = Bench(max_in_flight=10)
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(6), endpoint="paused"))
+    await turns()
+    assert bench.started == [0, 1, 2, 3], "the others wait in the lane"
+    bench.io.subscriptions["paused"] = subscription(id="paused", status="paused")
+    await bench.dispatcher.take(P0, records(6, 7, endpoint="paused"))
+    await turns()
+    assert [one.source.offset for one in bench.io.kept if one.source] == [6, 7]
+    await bench.dispatcher.commit()
+    assert decode_completed(bench.commits[-1][P0]) == {6, 7}
+    await bench.finish(*range(6))
 
 
 async def test_an_endpoint_that_hangs_holds_up_nobody_else_and_what_waits_for_it_goes_elsewhere() -> None:
