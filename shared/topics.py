@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,6 +99,14 @@ class RetrySchedule:
         """The longest tier within ``wait_s``, else the shortest: the rest is waited for in shorter and shorter ones."""
         tiers_s = self.tiers_s
         return max((delay_s for delay_s in tiers_s if delay_s <= wait_s), default=tiers_s[0])
+
+    def rough_tier(self, wait_s: float) -> int:
+        """One tier for a wait that is a guess itself: 2.5 s to the point would be three hops through the tier of 1 s.
+
+        The smallest of at least ``wait_s`` where that is not much longer, else the one before it.
+        """
+        enough_s = min((delay_s for delay_s in self.tiers_s if delay_s >= wait_s), default=math.inf)
+        return int(enough_s) if enough_s <= max(2 * wait_s, WAIT_DELAYS_S[-1]) else self.wait_tier(wait_s)
 
 
 def parse_delay(text: str) -> int:

@@ -36,15 +36,15 @@ class Stack:
 
 
 @contextmanager
-def find_stack() -> Iterator[Stack]:
-    """The first of the three sources that is there; what was started is stopped."""
+def find_stack(*, kafka_heap: str = "256m") -> Iterator[Stack]:
+    """The first of the three sources that is there; what was started is stopped. ``kafka_heap``: if embedded."""
     if named := from_environment():
         yield named
     elif docker_answers():
         with containers() as stack:
             yield stack
     else:
-        with embedded() as stack:
+        with embedded(kafka_heap) as stack:
             yield stack
 
 
@@ -97,14 +97,14 @@ def containers() -> Iterator[Stack]:
 
 
 @contextmanager
-def embedded() -> Iterator[Stack]:
+def embedded(kafka_heap: str = "256m") -> Iterator[Stack]:
     """Started in a temporary folder; they end with us."""
     with ExitStack() as at_end:
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="hooklog-tests-")))
         folder.chmod(0o711)  # Postgres' user, when we are root
         leash = Leash()
         at_end.callback(leash.close)
-        stack, programs = _prepare(folder)
+        stack, programs = _prepare(folder, kafka_heap)
         for program in programs:
             at_end.enter_context(running(program, folder, leash))
         _wait_for(stack)
@@ -128,12 +128,12 @@ def running(program: Program, folder: Path, leash: Leash) -> Iterator[subprocess
         leash.ended(child)
 
 
-def _prepare(folder: Path) -> tuple[Stack, list[Program]]:
+def _prepare(folder: Path, kafka_heap: str) -> tuple[Stack, list[Program]]:
     jars, kafka_port, postgres_port = ensure_jars(), free_port(), free_port()
     embedded_kafka.prepare(folder / "kafka", jars, port=kafka_port, controller_port=free_port(taken={kafka_port}))
     embedded_postgres.prepare(folder / "postgres")
     programs = [
-        embedded_kafka.program(folder / "kafka", jars),
+        embedded_kafka.program(folder / "kafka", jars, heap=kafka_heap),
         embedded_postgres.program(folder / "postgres", port=postgres_port, durable=False),
     ]
     redis_url = ""

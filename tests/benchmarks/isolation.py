@@ -81,6 +81,7 @@ class Bench:
         await self._forget()
         await self._receiver.ask("make_late", traffic.bad if bad else 0, traffic.late_s)
         processes = [self._line.start(WORKER), self._line.start(SCHEDULER)]
+        put_off = await self._line.records(*self._line.tiers)
         try:
             await asyncio.gather(*(one.ready() for one in processes))
             began_ns = time.monotonic_ns()
@@ -88,6 +89,8 @@ class Bench:
             await asyncio.sleep(_SETTLE_S)
             since_ns = began_ns + int(self._warm_s * 1e9)
             found: dict[str, float] = await self._receiver.ask("latency_ms", since_ns, time.monotonic_ns(), traffic.bad)
+            found["put_off"] = await self._line.records(*self._line.tiers) - put_off
+            found["cpu_s"] = sum(one.cpu_s() for one in processes)
         finally:
             await asyncio.gather(*(one.stop() for one in processes))
         return found
@@ -148,7 +151,8 @@ async def _pairs(bench: Bench, traffic: Traffic, pairs: int, report: Report) -> 
         without, with_bad = await bench.run(traffic, bad=False), await bench.run(traffic, bad=True)
         found.append((without["p99"], with_bad["p99"]))
         cells = "   ".join(
-            f"{name} p50 {one['p50']:7.1f} p99 {one['p99']:7.1f} max {one['max']:7.1f} ms ({one['count']:.0f})"
+            f"{name} p50 {one['p50']:7.1f} p99 {one['p99']:7.1f} max {one['max']:7.1f} ms ({one['count']:.0f}, "
+            f"{one['put_off']:.0f} put off, {one['cpu_s']:.1f} s CPU)"
             for name, one in (("without", without), ("with", with_bad))
         )
         report.say(f"{number:4} {cells}  load {os.getloadavg()[0]:.1f}")

@@ -31,6 +31,27 @@ def test_three_tiers_allow_four_attempts() -> None:
     assert [schedule.tier_after(n) for n in (1, 2, 3, 4)] == [10, 40, 160, None]
 
 
+@pytest.mark.parametrize(
+    ("wait_s", "tier_s", "rough_s"),
+    [
+        (0.2, 1, 1),
+        (1.5, 1, 4),
+        (4, 4, 4),
+        (4.5, 4, 4),
+        (5, 4, 10),
+        (12, 10, 10),
+        (20, 10, 40),
+        (81, 40, 160),
+        (9e9, 160, 160),
+    ],
+)
+def test_a_wait_is_kept_to_the_point_through_the_longest_tier_within_it_and_roughly_through_one(
+    wait_s: float, tier_s: int, rough_s: int
+) -> None:
+    schedule = RetrySchedule((10, 40, 160))
+    assert (schedule.wait_tier(wait_s), schedule.rough_tier(wait_s)) == (tier_s, rough_s)
+
+
 def test_retry_after_chooses_a_longer_tier_and_the_longest_is_the_most_there_is() -> None:
     schedule = RetrySchedule((10, 40, 160))
     assert schedule.tier_after(1, at_least_s=11) == 40
