@@ -247,7 +247,9 @@ class Lane(Generic[_Q]):
             if wait_s >= _LONGEST_LIMITED_WAIT_S:
                 self._slot_s = now_s + _LONGEST_LIMITED_WAIT_S
             return min(wait_s, _LONGEST_LIMITED_WAIT_S)
-        half_s = min(_FIRST_HORIZON_S * 2.0 ** min(waits, 20), _LONGEST_HORIZON_S) / 2
+        # Who has not answered yet, or fails, will hardly do better in a moment.
+        doubled = waits + (self.failing or not self.proven)
+        half_s = min(_FIRST_HORIZON_S * 2.0 ** min(doubled, 20), _LONGEST_HORIZON_S) / 2
         wait_s = max(wait_s - closed_s, 0.0)
         if wait_s > half_s:
             wait_s = half_s + wait_s % half_s

@@ -192,8 +192,8 @@ def _cells(figures: Figures) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--endpoints", type=int, default=200)
-    parser.add_argument("--count", type=int, default=20_000, help="deliveries measured in a run")
-    parser.add_argument("--warm", type=int, default=4_000, help="deliveries before those")
+    parser.add_argument("--count", type=int, default=60_000, help="deliveries measured in a run")
+    parser.add_argument("--warm", type=int, default=10_000, help="deliveries before those")
     parser.add_argument("--size", type=int, default=1024, help="bytes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", help="some of the candidates")

@@ -90,7 +90,7 @@ class Bench:
             since_ns = began_ns + int(self._warm_s * 1e9)
             found: dict[str, float] = await self._receiver.ask("latency_ms", since_ns, time.monotonic_ns(), traffic.bad)
             found["put_off"] = await self._line.records(*self._line.tiers) - put_off
-            found["cpu_s"] = sum(one.cpu_s() for one in processes)
+            found["worker_s"], found["scheduler_s"] = (one.cpu_s() for one in processes)
         finally:
             await asyncio.gather(*(one.stop() for one in processes))
         return found
@@ -152,7 +152,7 @@ async def _pairs(bench: Bench, traffic: Traffic, pairs: int, report: Report) -> 
         found.append((without["p99"], with_bad["p99"]))
         cells = "   ".join(
             f"{name} p50 {one['p50']:7.1f} p99 {one['p99']:7.1f} max {one['max']:7.1f} ms ({one['count']:.0f}, "
-            f"{one['put_off']:.0f} put off, {one['cpu_s']:.1f} s CPU)"
+            f"{one['put_off']:.0f} put off, {one['worker_s']:.1f} and {one['scheduler_s']:.1f} s CPU)"
             for name, one in (("without", without), ("with", with_bad))
         )
         report.say(f"{number:4} {cells}  load {os.getloadavg()[0]:.1f}")
