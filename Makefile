@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lock lock-kafka up test check bench faults format clean
+.PHONY: help venv lock lock-kafka up test check bench format clean
 
 help: ## list these commands
 	@$(PYTHON) -c "import re; [print(f'  make {n:<10} {t}') for n, t in re.findall(r'^([a-z-]+):[^#\n]*## (.+)', open('Makefile').read(), re.M)]"

@@ -114,7 +114,8 @@ async def conclude(
     what_happened = attempt_record(delivery, known, outcome, decision, started_ms, now_ms)
     hop = next_hop(delivery, outcome, decision, now_ms, io.topics)
     _attempted.say(_facts(what_happened, decision))
-    await _publish(delivery, what_happened.to_record(io.topics.attempts), hop, io)
+    told = what_happened.to_record(io.topics.attempts)
+    await (io.publish((told,)) if hop is None else _publish(delivery, told, hop, io))
     _count(what_happened)
     return not isinstance(decision, Park)
 

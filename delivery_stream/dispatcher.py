@@ -223,7 +223,9 @@ class Dispatcher:
             if not held.tracker.received(record.offset):
                 continue
             if isinstance(what, Delivery):
-                await self._enter(_Entry.of(what, record.offset, held))
+                entry = _Entry.of(what, record.offset, held)
+                if not self._admit(entry):
+                    await self._enter(entry)
             else:
                 await self._aside_slots.acquire()
                 self._start(self._aside(record, what, held), held)
@@ -268,7 +270,7 @@ class Dispatcher:
     # ---- one delivery -----------------------------------------------------------------------------------------------
 
     async def _enter(self, entry: _Entry) -> None:
-        """Returns when it is under way, waits in its lane, or is on its way elsewhere."""
+        """Returns when it was admitted: is under way, waits in its lane, or is on its way elsewhere."""
         while not self._admit(entry):
             # What waits in the lanes is plenty: some of it may go before there is more. Every tick asks too.
             self._refill_at = max(self._lanes.waiting - _REFILL, 0)

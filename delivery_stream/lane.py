@@ -223,7 +223,8 @@ class Lane(Generic[_Q]):
             return "breaker_open"
         if now_s < self._not_before_s:
             return "throttled"
-        return "rate_limited" if self._bucket is not None and self._bucket.wait_s(now_s) > 0 else "busy"
+        limited = self._bucket is not None and (self._bucket.wait_s(now_s) > 0 or self.has_backlog(now_s))
+        return "rate_limited" if limited else "busy"
 
     def has_backlog(self, now_s: float) -> bool:
         """Of a rate: times that are promised to others. A newcomer comes after them."""

@@ -92,6 +92,16 @@ async def test_a_subscription_is_found_and_then_known(either: Settings, store: S
         assert (subscriptions.postgres_trouble, subscriptions.redis_trouble) == ("", "")
 
 
+async def test_more_look_ups_at_once_than_connections_are_no_trouble(settings: Settings) -> None:
+    clock = SystemClock()
+    cache = SubscriptionCache(settings.redis_url.get_secret_value(), prefix="", ttl_s=60, clock=clock)
+    try:
+        assert set(await asyncio.gather(*(cache.get(new_webhook_id()) for _ in range(300)))) == {None}
+        assert cache.trouble == ""
+    finally:
+        await cache.close()
+
+
 @pytest.mark.parametrize("malformed", ["", "1", "a\0b", "\ud800", "x" * 5000])
 async def test_a_malformed_id_is_absent_without_asking(settings: Settings, malformed: str) -> None:
     nowhere = settings.model_copy(update={"database_url": _secret("postgresql://h@127.0.0.1:9/none")})
