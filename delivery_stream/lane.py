@@ -181,8 +181,11 @@ class Lane(Generic[_Q]):
             # One answer that was slow may be a start or a hiccup; a second one, asked for after it, is not.
             if self.slow or started_s > self._slow_once_s:
                 self.last_trouble = self.last_trouble if self.failing else "takes long to answer"
-                self._shrink(started_s, now_s)
+                self.slow = True
             self._slow_once_s = min(self._slow_once_s, now_s)
+            # Who needs 5 s for each and gets one at a time never keeps up: slow is no reason for less, only for apart.
+            if health == "works" and (full or self.queue):
+                self._grow()
         elif health == "works":
             self.slow, self._slow_once_s = False, math.inf
             if full or self.queue:

@@ -278,8 +278,9 @@ class Lanes(Generic[_E]):
         return lane.in_flight < max(self._max_apart // max(self._busy_lanes, 1), 1)
 
     def _crowded(self, lane: Lane[_E]) -> bool:
-        """Too many that may take long are under way; those who fail leave room for those who are only unknown."""
-        return lane.apart and self._apart >= (max(self._max_apart // 2, 1) if lane.failing else self._max_apart)
+        """Too many that may take long are under way; who fails or is slow leaves room for who is only unknown."""
+        known_bad = lane.failing or lane.slow
+        return lane.apart and self._apart >= (max(self._max_apart // 2, 1) if known_bad else self._max_apart)
 
     def _queue(self, entry: _E, lane: Lane[_E], now_s: float) -> None:
         entry.queued_s = now_s

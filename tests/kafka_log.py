@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 
 from shared.broker import client_options
 from shared.records import Source
@@ -22,7 +23,8 @@ async def read_records(settings: Settings, topic: str, *, within_s: float = 20) 
     consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest")
     await consumer.start()
     try:
-        partitions = [TopicPartition(topic, number) for number in await _partitions(settings, topic)]
+        async with asyncio.timeout(within_s):
+            partitions = [TopicPartition(topic, number) for number in await _partitions(settings, topic)]
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
         found: list[ConsumerRecord] = []
@@ -36,6 +38,15 @@ async def read_records(settings: Settings, topic: str, *, within_s: float = 20) 
 
 
 async def _partitions(settings: Settings, topic: str) -> list[int]:
+    """A broker that has just come back may not know itself yet: asked again, without end."""
+    while True:
+        try:
+            return await _described_partitions(settings, topic)
+        except KafkaError:
+            await asyncio.sleep(0.2)
+
+
+async def _described_partitions(settings: Settings, topic: str) -> list[int]:
     from aiokafka.admin import AIOKafkaAdminClient
 
     admin = AIOKafkaAdminClient(**client_options(settings))

@@ -36,17 +36,18 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        sending = asyncio.create_task(self._send())
+        stop = asyncio.Event()
+        sending = asyncio.create_task(self._send(stop))
         try:
             yield
         finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            stop.set()
+            await sending  # to its last answer: what was accepted must be known
 
-    async def _send(self) -> None:
-        while True:
+    async def _send(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
             ten = [(next(self._subscriptions), b"{}") for _ in range(10)]
-            self.accepted += await asyncio.shield(asyncio.ensure_future(self._system.ingest_many(ten, producers=5)))
+            self.accepted += await self._system.ingest_many(ten, producers=5)
             await asyncio.sleep(self._pause_s)
 
 

@@ -86,6 +86,15 @@ def test_one_slow_answer_is_a_hiccup_and_a_second_one_is_slow_mode() -> None:
     assert not again.slow
 
 
+def test_a_slow_endpoint_that_works_gets_more_at_once() -> None:
+    slow = lane(window_max=30)
+    slow.queue.append(Item())
+    for round_trip in range(6):
+        for request in fill(slow, 5.0 * round_trip):
+            slow.ended(request, "works", 5.0 * (round_trip + 1))
+    assert (slow.slow, slow.trusted, slow.window) == (True, False, 30)
+
+
 def test_429_without_a_time_pauses_a_second_and_then_longer() -> None:
     busy = lane()
     one(busy, "throttles", 0.0)

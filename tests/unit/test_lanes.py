@@ -99,6 +99,16 @@ def test_requests_that_grow_old_are_counted_apart_and_those_that_end_are_not_any
     assert bench.lanes.apart == 0
 
 
+def test_who_is_slow_leaves_room_for_who_is_only_unknown() -> None:
+    bench = Bench(max_in_flight=40)
+    for at_s in (0.0, 2.0, 4.0, 6.0, 8.0):
+        for _ in range(60):
+            bench.send("slow", at_s)
+        bench.end("slow", at_s + 1.9)
+    assert bench.of("slow") == bench.lanes.apart == 10, "a quarter of all slots"
+    assert bench.send("unknown", 10.0) is Verdict.START
+
+
 def test_slots_are_given_in_turn_and_a_long_queue_has_no_advantage() -> None:
     bench = Bench(max_in_flight=2, max_per_endpoint=2)
     bench.prove("greedy", 0.0)
