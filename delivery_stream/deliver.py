@@ -84,8 +84,7 @@ async def deliver(delivery: Delivery, io: DeliverIO, ended: Callable[[Outcome], 
     ``ended`` hears the outcome as soon as the endpoint is free again. False: it was put off, and the same attempt will
     be asked for by another record.
     """
-    known = io.subscriptions.peek(delivery.subscription_id)
-    subscription = known.subscription if isinstance(known, Found) else await subscription_of(delivery, io)
+    subscription = await subscription_of(delivery, io)
     started_ms = io.clock.now_ms()
     outcome = await attempt(delivery, subscription, io, started_ms)
     ended(outcome)
@@ -114,8 +113,7 @@ async def conclude(
     what_happened = attempt_record(delivery, known, outcome, decision, started_ms, now_ms)
     hop = next_hop(delivery, outcome, decision, now_ms, io.topics)
     _attempted.say(_facts(what_happened, decision))
-    told = what_happened.to_record(io.topics.attempts)
-    await (io.publish((told,)) if hop is None else _publish(delivery, told, hop, io))
+    await _publish(delivery, what_happened.to_record(io.topics.attempts), hop, io)
     _count(what_happened)
     return not isinstance(decision, Park)
 
@@ -340,16 +338,13 @@ def _text(body: bytes) -> str:
 
 
 def _steps(timings: Timings) -> dict[str, float] | None:
-    steps: dict[str, float] = {}
-    if timings.dns_ms is not None:
-        steps["dns"] = round(timings.dns_ms, 3)
-    if timings.connect_ms is not None:
-        steps["connect"] = round(timings.connect_ms, 3)
-    if timings.tls_ms is not None:
-        steps["tls"] = round(timings.tls_ms, 3)
-    if timings.first_byte_ms is not None:
-        steps["first_byte"] = round(timings.first_byte_ms, 3)
-    return steps or None
+    steps = {
+        "dns": timings.dns_ms,
+        "connect": timings.connect_ms,
+        "tls": timings.tls_ms,
+        "first_byte": timings.first_byte_ms,
+    }
+    return {name: round(ms, 3) for name, ms in steps.items() if ms is not None} or None
 
 
 def _wait_ms(decision: RetryIn) -> int:

@@ -89,8 +89,8 @@ class _Entry:
 
     @classmethod
     def of(cls, delivery: Delivery, offset: int, held: _Held) -> _Entry:
-        one = delivery
-        return cls(one, offset, held, f"{one.subscription_id} {one.webhook_id} {one.run} {one.attempt}")
+        key = f"{delivery.subscription_id} {delivery.webhook_id} {delivery.run} {delivery.attempt}"
+        return cls(delivery, offset, held, key)
 
     @property
     def size_bytes(self) -> int:
@@ -223,9 +223,7 @@ class Dispatcher:
             if not held.tracker.received(record.offset):
                 continue
             if isinstance(what, Delivery):
-                entry = _Entry.of(what, record.offset, held)
-                if not self._admit(entry):
-                    await self._enter(entry)
+                await self._enter(_Entry.of(what, record.offset, held))
             else:
                 await self._aside_slots.acquire()
                 self._start(self._aside(record, what, held), held)
@@ -322,14 +320,7 @@ class Dispatcher:
             self._lanes.ended(entry, health_of(outcome), self._clock.monotonic_s(), asked_s=asked_s)
 
         try:
-            if self._repeats.begin(entry.attempt_key):
-                finished = False
-                try:
-                    finished = await self._io.deliver(entry.delivery, ended)
-                finally:
-                    self._repeats.end(entry.attempt_key, finished=finished)
-            else:
-                await self._repeats.once(entry.attempt_key, lambda: self._io.deliver(entry.delivery, ended))
+            await self._repeats.once(entry.attempt_key, lambda: self._io.deliver(entry.delivery, ended))
             self._done(entry)
         finally:
             if under_way:

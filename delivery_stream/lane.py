@@ -237,9 +237,9 @@ class Lane(Generic[_Q]):
         """A time of its own for a record that must wait elsewhere, in seconds from now: N of them come back spread out.
 
         ``waits``: how often it did already. At a rate its first time is its turn, and when it comes early it waits for
-        the queue alone. Where only the endpoint's own pace is known, that may be another by then: times lie within a
-        horizon that grows with every wait, so that an endpoint that recovers is not left idle, and a long backlog does
-        not go round and round.
+        the queue alone. Where only the endpoint's own pace is known, that may be another by then: times lie in the
+        second half of a horizon that doubles with every wait, so that an endpoint that recovers is not left idle, and a
+        long backlog does not go round and round.
         """
         closed_s, wait_s = self.closed_s(now_s), self.wait_s(now_s)
         if self._bucket is not None and waits:

@@ -34,30 +34,18 @@ class Repeats:
         """
         while key in self._running:
             await asyncio.wait([self._end_of(key)])
-        if not self.begin(key):
-            return False
-        finished = False
-        try:
-            finished = await do()
-            return True
-        finally:
-            self.end(key, finished=finished)
-
-    def begin(self, key: Hashable) -> bool:
-        """The first half of `once`. False: a copy is under way or has finished, and `once` knows what to do."""
-        if key in self._running or key in self._finished:
+        if key in self._finished:
             return False
         self._running[key] = None
-        return True
-
-    def end(self, key: Hashable, *, finished: bool) -> None:
-        """The second half."""
-        if finished:
-            self._finished[key] = None
-            if len(self._finished) > self._remembered_max:
-                self._finished.popitem(last=False)
-        if waited_for := self._running.pop(key):
-            waited_for.set_result(None)
+        try:
+            if await do():
+                self._finished[key] = None
+                if len(self._finished) > self._remembered_max:
+                    self._finished.popitem(last=False)
+            return True
+        finally:
+            if waited_for := self._running.pop(key):
+                waited_for.set_result(None)
 
     def _end_of(self, key: Hashable) -> asyncio.Future[None]:
         end = self._running[key]

@@ -36,6 +36,7 @@ LONGEST_HEADER = 4096
 HUB_HEADERS = (b"x-hub-signature-256", b"x-hub-signature-25", b"signature")
 
 _LONGEST_ID = 255
+_HEX_DIGITS = 64
 _TIMESTAMP = re.compile(rb"[0-9]{1,12}")
 #: The shortest key that the Standard Webhooks libraries take for base64; what is shorter is a key as it stands.
 _LEAST_KEY_BYTES = 24
@@ -130,7 +131,7 @@ def _verify_pair(secrets: Sequence[bytes], body: bytes) -> bool:
 def _is_hex_of(secrets: Iterable[bytes], signed: bytes, digits: bytes) -> bool:
     """All digits small or all capital: one of them alone in the other case is a changed signature."""
     small = digits.lower()
-    given = small if digits in (small, digits.upper()) else b""
+    given = small if len(digits) == _HEX_DIGITS and digits in (small, digits.upper()) else b""
     return _any_equal([_hex_of(secret, signed) for secret in secrets], [given])
 
 

@@ -75,9 +75,9 @@ class Together(logging.Handler):
         if record.levelno >= logging.WARNING:
             self.flush()
 
-    def say(self, level: str, logger: str, event: str, facts: Mapping[str, object]) -> None:
+    def info(self, logger: str, event: str, facts: Mapping[str, object]) -> None:
         """A line without a LogRecord. Raises TypeError for a text that is no Unicode."""
-        self._add(self._form.line(time.time_ns() // 1_000_000, level, logger, event, facts))
+        self._add(self._form.line(time.time_ns() // 1_000_000, "INFO", logger, event, facts))
 
     def _add(self, line: str) -> None:
         with self.lock:  # type: ignore[union-attr] # every handler has one once it is made
@@ -118,7 +118,7 @@ class Often:
             return
         handlers = logging.root.handlers
         if len(handlers) == 1 and isinstance(handlers[0], Together):
-            handlers[0].say("INFO", self._logger.name, self._event, facts)
+            handlers[0].info(self._logger.name, self._event, facts)
         else:
             self._logger.info(self._event, extra=dict(facts))
 

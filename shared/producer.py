@@ -195,7 +195,7 @@ class Producer:
         limit = self._limits.get(record.topic)
         if limit is None:
             limit = self._limits[record.topic] = max_record_bytes(record.topic, self._settings)
-        # Headers have a room of their own within the limit; where they might not keep to it, they are counted.
+        # Headers have a room of their own within the limit, which ours keep to: counted beside a large value only.
         if len(record.value or b"") + HEADER_ROOM_BYTES > limit and record.size_bytes > limit:
             raise RecordTooLarge(f"{record.size_bytes} bytes for {record.topic}, which takes {limit}")
 

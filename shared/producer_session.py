@@ -41,7 +41,7 @@ class ProducerSession:
             **client_options(settings),
         )
         self._client = self._kafka.client
-        # Asking which loop runs is a system call in Python 3.11, for each record as dear as all the rest of its future.
+        # Kept: asking which loop runs is a system call in Python 3.11.
         self._new_future = asyncio.get_running_loop().create_future
 
     async def connect(self, timeout_s: float) -> None:

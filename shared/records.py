@@ -508,13 +508,6 @@ def _encoded(texts: Mapping[str, str]) -> list[tuple[str, bytes]]:
 
 def _texts(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
     """Headers as text, the last of a name wins; what is no UTF-8, or too long to be ours, is as if absent."""
-    try:
-        return {name: value.decode() for name, value in headers if value is not None and len(value) <= _MAX_HEADER_TEXT}
-    except UnicodeDecodeError:
-        return _readable_texts(headers)
-
-
-def _readable_texts(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
     texts = {}
     for name, value in headers:
         if value is not None and len(value) <= _MAX_HEADER_TEXT:
