@@ -37,6 +37,9 @@ BESIDE_AT_ONCE = 16
 TIMEOUT_MAX_S = 300.0
 #: Beyond the slots of requests: what Kafka has still to confirm, at once.
 _UNCONFIRMED_MAX = 2000
+#: So long what is put off waits for more of its partition; then so many at a time, or requests would wait for them.
+_TOGETHER_S = 0.1
+_TOGETHER_MAX = 32
 #: Records taken from Kafka into full lanes at a time: one at a time costs a turn of the loop each.
 _REFILL = 32
 
@@ -72,6 +75,8 @@ class _Held:
 
     tracker: Tracker
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    #: What goes to a tier with the next ones that do.
+    put_offs: list[PutOff[_Entry]] = field(default_factory=list)
     revoked: bool = False
 
 
@@ -135,6 +140,8 @@ class Dispatcher:
         self._held: dict[TopicPartition, _Held] = {}
         self._tasks: dict[asyncio.Task[None], _Held] = {}
         self._changed = asyncio.Event()
+        #: How many wait to be put off.
+        self._put_offs = 0
         self._refill_at = 0
         self._pumping = False
         self._committing = asyncio.Lock()
@@ -344,7 +351,23 @@ class Dispatcher:
             self._changed.set()
 
     def _put_off(self, wait: PutOff[_Entry]) -> None:
-        self._start(self._wait_elsewhere(wait), wait.entry.held)
+        """Soon, with others of its partition: one by one, each would be a batch of its own for Kafka and all readers."""
+        waits = wait.entry.held.put_offs
+        if not waits:
+            asyncio.get_running_loop().call_later(_TOGETHER_S, self._put_off_all, wait.entry.held)
+        waits.append(wait)
+        self._put_offs += 1
+
+    def _put_off_all(self, held: _Held) -> None:
+        waits, held.put_offs = held.put_offs[:_TOGETHER_MAX], held.put_offs[_TOGETHER_MAX:]
+        self._put_offs -= len(waits)
+        if held.put_offs:
+            asyncio.get_running_loop().call_soon(self._put_off_all, held)
+        if held.revoked or self._draining:
+            # Received and never done: the next owner starts with them.
+            return
+        for wait in waits:
+            self._start(self._wait_elsewhere(wait), held)
 
     async def _wait_elsewhere(self, wait: PutOff[_Entry]) -> None:
         await self._io.put_off(wait.entry.delivery, Wait(wait.wait_s, wait.reason))
@@ -365,7 +388,8 @@ class Dispatcher:
 
     def _has_room(self) -> bool:
         """For one more task; and the partitions are ours beyond doubt."""
-        return len(self._tasks) < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
+        busy = len(self._tasks) + self._put_offs
+        return busy < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
 
     def _done(self, entry: _Entry) -> None:
         self._finish(entry.held, entry.offset)

@@ -33,7 +33,7 @@ _PROBE_EVERY_S = 5.0
 _RETRY_AFTER_S = 1.0
 _COMMIT_EVERY_S = 0.5
 #: Between two batches that are not full: what becomes due one by one goes together.
-_PACE_S = 0.02
+_PACE_S = 0.1
 _SKIPS_EVERY_S = 1.0
 #: The wall clock may be set while we sleep: look again after this long.
 _LONGEST_SLEEP_S = 5.0

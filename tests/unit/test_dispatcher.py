@@ -16,6 +16,7 @@ from shared.clock import SystemClock
 from shared.completed_offsets import decode_completed
 from shared.records import Delivery
 from shared.skip_watch import Positions
+from tests.eventually import eventually
 from tests.fakes import Handled
 from tests.unit.examples import subscription
 
@@ -131,8 +132,7 @@ async def test_an_endpoint_that_hangs_holds_up_nobody_else_and_what_waits_for_it
     later_s = bench.clock.monotonic_s() + 1.5
     for put_off in bench.lanes.tick(later_s):
         bench.dispatcher._put_off(put_off)
-    await turns()
-    assert {d.source.offset for d, _ in bench.io.put_offs if d.source} == {4, 5, 6, 7}
+    await eventually(lambda: {d.source.offset for d, _ in bench.io.put_offs if d.source} == {4, 5, 6, 7})
     await bench.dispatcher.commit()
     assert bench.commits[-1][P0].next_offset == 0
     await bench.finish(0, 1, 2, 3)
