@@ -113,11 +113,12 @@ class Load:
 
     async def burst(self, count: int, producers: int = 32) -> None:
         """So many events, each to one endpoint that takes it at once, as fast as they are answered."""
+        takers = [await self._subscribe(f"clean-{number}", _PROBE) for number in range(FAN_OUT)]
         left = iter(range(count))
 
         async def producer() -> None:
-            for _ in left:
-                await self._ingest(self._probed, _PROBE)
+            for number in left:
+                await self._ingest(takers[number % len(takers)], _PROBE)
 
         await asyncio.gather(*(producer() for _ in range(producers)))
 
@@ -206,7 +207,7 @@ def _status_of(arrival: Arrival) -> int:
     number = _NUMBER.match(arrival.body)
     if number is None:
         return 400
-    return 200 if arrival.path == "/probe" else status_for(int(number[1]), _attempt_of(arrival))
+    return 200 if arrival.path.startswith(("/probe", "/clean")) else status_for(int(number[1]), _attempt_of(arrival))
 
 
 def _attempt_of(arrival: Arrival) -> int:

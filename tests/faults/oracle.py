@@ -15,7 +15,8 @@ from typing import NamedTuple
 _SHOWN = 5
 #: A repeat may wait for its turn, in a tier or for a breaker; one that comes later than this has another reason.
 LATE_S = 30.0
-_ENDED = {"succeeded", "failed", "cancelled"}
+#: A delivery goes nowhere from these.
+ENDED = {"succeeded", "failed", "cancelled"}
 
 
 class Key(NamedTuple):
@@ -238,7 +239,7 @@ def _ends(
         row = standing.get(one)
         if row is None:
             lost.append(Finding("lost", one, "no delivery of it is known"))
-        elif row.status not in _ENDED:
+        elif row.status not in ENDED:
             if one in owed or one in possible:
                 lost.append(Finding("lost", one, f"still {row.status}"))
             else:

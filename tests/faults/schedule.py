@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 from collections.abc import Sequence
@@ -54,15 +55,20 @@ def one_each(seed: int, victims: Sequence[str], *, stopped: int = 1, stop_s: flo
 
 
 def rounds(
-    seed: int, victims: Sequence[str], *, kill_count: int, per_round: int, stop_count: int, stop_s: float
+    seed: int, victims: Sequence[str], *, kill_count: int, per_round: int, stop_count: int, stops_s: Sequence[float]
 ) -> tuple[tuple[Fault, ...], ...]:
-    """``kill_count`` kills in rounds, and ``stop_count`` times a frozen victim in each of the first rounds."""
+    """``kill_count`` kills in rounds, and ``stop_count`` stops spread over them: each victim's first, its second, …"""
     dice = random.Random(seed)
     killed = kills(dice, victims, kill_count)
-    frozen = [fault for _ in range(-(-stop_count // len(victims))) for fault in stops(dice, victims, stop_s)]
+    frozen = [
+        fault
+        for _, stop_s in zip(range(0, stop_count, len(victims)), itertools.cycle(stops_s), strict=False)
+        for fault in stops(dice, victims, stop_s)
+    ][:stop_count]
+    count = -(-kill_count // per_round)
     made = []
-    for number, start in enumerate(range(0, kill_count, per_round)):
-        faults = [*killed[start : start + per_round], *frozen[:stop_count][number :: -(-kill_count // per_round)]]
+    for number in range(count):
+        faults = killed[number * per_round : (number + 1) * per_round] + frozen[number::count]
         dice.shuffle(faults)
         made.append(tuple(faults))
     return tuple(made)

@@ -25,7 +25,7 @@ from shared.settings import Settings
 from tests.faults.bounds import Traffic, scheduler_bound, stream_bound
 from tests.faults.ledger import books_of, read_deliveries, statuses
 from tests.faults.load import Load
-from tests.faults.oracle import Finding, Verdict, Window, judge
+from tests.faults.oracle import ENDED, Finding, Verdict, Window, judge
 from tests.faults.schedule import KILL, STOP, Fault
 from tests.group_commits import commits_watched, unfinished
 from tests.own_stack import KAFKA, OwnStack
@@ -38,7 +38,6 @@ _LOOK_EVERY_S = 0.1
 _RESTART_AFTER_S = 1.0
 #: Whatever happened, everything works again within this, and nobody did anything about it.
 RECOVERS_WITHIN_S = 60.0
-_SETTLES_WITHIN_S = 120.0
 
 
 class Watched(Protocol):
@@ -64,6 +63,12 @@ class Struck:
     #: From then until the victim said that it was ready, and until a new event had gone the whole way.
     ready_after_s: float
     works_after_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} for {self.over_s - self.began_s:.1f} s: ready after {self.ready_after_s:.1f} s, "
+            f"works after {self.works_after_s:.1f} s"
+        )
 
 
 class Trial:
@@ -178,9 +183,9 @@ class Trial:
 
     # ---- the count
 
-    async def count(self) -> Verdict:
+    async def count(self, settles_within_s: float = 120.0) -> Verdict:
         """Once everything has come to its end, or should have: whether it did."""
-        await self._settle()
+        await self._settle(settles_within_s)
         books = await books_of(self.settings, self.load, self.receiver)
         traffic = Traffic(
             books.arrived,
@@ -193,19 +198,20 @@ class Trial:
         surprises = [Finding("an answer nobody should get", what, f"{n}") for what, n in self.load.surprises.items()]
         return replace(verdict, findings=(*verdict.findings, *self.findings, *surprises))
 
-    async def _settle(self) -> None:
-        """Until all that was accepted has ended and nothing is left in any queue. What is not in time, is counted."""
+    async def _settle(self, within_s: float) -> None:
+        """Until nothing is left in any queue and all that was accepted has ended. What is not in time, is counted."""
         owed = [one for sent in self.load.sent.values() for one in sent.owed]
-        deadline_s = time.monotonic() + _SETTLES_WITHIN_S
+        deadline_s = time.monotonic() + within_s
+        left: dict[str, int] = {}
         while time.monotonic() < deadline_s:
             try:
-                status = await asyncio.to_thread(statuses, self.settings)
-                waits = sum(status.get(one) not in ("succeeded", "failed", "cancelled") for one in owed)
-                left = await unfinished(self.settings, self._groups) if not waits else {"deliveries": waits}
+                if not (left := await unfinished(self.settings, self._groups)):
+                    status = await asyncio.to_thread(statuses, self.settings)
+                    if all(status.get(one) in ENDED for one in owed):
+                        return
+                    left = {"deliveries": sum(status.get(one) not in ENDED for one in owed)}
             except (psycopg2.Error, KafkaError) as error:
                 left = {repr(error): 1}
-            if not left:
-                return
             await asyncio.sleep(0.3)
         self.findings += [Finding("not finished in time", what, f"{count}") for what, count in left.items()]
 

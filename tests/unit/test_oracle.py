@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,8 @@ def without(books: Books, webhook_id: str, *parts: str) -> Books:
     def key(one: object) -> str:
         return getattr(getattr(one, "key", one), "webhook_id", "")
 
-    return replace(books, **{part: [one for one in getattr(books, part) if key(one) != webhook_id] for part in parts})
+    kept: dict[str, Any] = {part: [one for one in getattr(books, part) if key(one) != webhook_id] for part in parts}
+    return replace(books, **kept)
 
 
 def standing_as(books: Books, webhook_id: str, status: str, reason: str | None = None) -> Books:
