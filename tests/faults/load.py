@@ -51,7 +51,7 @@ class Load:
         self._numbers = itertools.count(1)
         self._endpoints: list[str] = []
         self._wide: list[str] = []
-        self._leaving = self._probed = ""
+        self._leaving = self._probed = self._probed_again = ""
         self._leaves = False
         self._session: aiohttp.ClientSession
         #: Every event that was posted, by its number; those that were refused are not expected anywhere.
@@ -76,6 +76,7 @@ class Load:
         self._wide = [await self._subscribe(f"wide-{number}", _WIDE) for number in range(FAN_OUT)]
         self._leaving = await self._subscribe("leaving", _ONE, _WIDE)
         self._probed = await self._subscribe("probe", _PROBE)
+        self._probed_again = await self._subscribe("again", _PROBE)
 
     async def close(self) -> None:
         await self._session.close()
@@ -122,11 +123,15 @@ class Load:
 
         await asyncio.gather(*(producer() for _ in range(producers)))
 
-    async def probe(self, within_s: float) -> bool:
-        """Whether an event posted from now on arrived and is known to have succeeded, all within this time."""
+    async def probe(self, within_s: float, *, retried: bool = False) -> bool:
+        """Whether an event posted from now on arrived and is known to have succeeded, all within this time.
+
+        ``retried``: at its second attempt.
+        """
+        subscription_id = self._probed_again if retried else self._probed
         deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
-            webhook_id = await self._ingest(self._probed, _PROBE)
+            webhook_id = await self._ingest(subscription_id, _PROBE)
             if webhook_id and await self._succeeded(webhook_id, deadline_s):
                 return True
             await asyncio.sleep(0.1)
@@ -207,6 +212,8 @@ def _status_of(arrival: Arrival) -> int:
     number = _NUMBER.match(arrival.body)
     if number is None:
         return 400
+    if arrival.path == "/again":
+        return 500 if _attempt_of(arrival) == 1 else 200
     return 200 if arrival.path.startswith(("/probe", "/clean")) else status_for(int(number[1]), _attempt_of(arrival))
 
 
