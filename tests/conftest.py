@@ -33,7 +33,7 @@ def fresh_settings(stack: Stack) -> Iterator[FreshSettings]:
         databases: list[str] = []
 
         def make(**overrides: Any) -> Settings:
-            name = _fresh_name()
+            name = fresh_name()
             _execute(stack, f'create database "{name}" template "{template}"')
             databases.append(name)
             return settings_for_tests(stack, name, **overrides)
@@ -75,7 +75,7 @@ def settings_for_tests(stack: Stack, database: str, **overrides: Any) -> Setting
     values = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
     values |= {
         "kafka_bootstrap_servers": stack.bootstrap_servers,
-        "database_url": urlsplit(stack.database_url)._replace(path=f"/{database}").geturl(),
+        "database_url": database_url_of(stack, database),
         "redis_url": stack.redis_url,
         "topic_prefix": f"{database}.",
         "partitions": 4,
@@ -88,8 +88,14 @@ def settings_for_tests(stack: Stack, database: str, **overrides: Any) -> Setting
     return Settings(_env_file=None, **(values | overrides))
 
 
-def _fresh_name() -> str:
+def fresh_name() -> str:
+    """For a database and the topics beside it."""
     return f"t{secrets.token_hex(5)}"
+
+
+def database_url_of(stack: Stack, database: str) -> str:
+    """A database of this Postgres, whether it exists or not."""
+    return urlsplit(stack.database_url)._replace(path=f"/{database}").geturl()
 
 
 @contextmanager
@@ -97,8 +103,8 @@ def _template_database(stack: Stack) -> Iterator[str]:
     """Migrated once, then copied: 50 ms instead of a migration for each test."""
     from deploy.migrate import migrate
 
-    name = _fresh_name()
-    migrate(urlsplit(stack.database_url)._replace(path=f"/{name}").geturl())
+    name = fresh_name()
+    migrate(database_url_of(stack, name))
     yield name
     _execute(stack, f'drop database if exists "{name}" with (force)')
 

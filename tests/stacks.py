@@ -104,7 +104,7 @@ def embedded(kafka_heap: str = "256m") -> Iterator[Stack]:
         folder.chmod(0o711)  # Postgres' user, when we are root
         leash = Leash()
         at_end.callback(leash.close)
-        stack, programs = _prepare(folder, kafka_heap)
+        stack, programs = prepare(folder, kafka_heap=kafka_heap, durable=False)
         for program in programs:
             at_end.enter_context(running(program, folder, leash))
         _wait_for(stack)
@@ -128,13 +128,14 @@ def running(program: Program, folder: Path, leash: Leash) -> Iterator[subprocess
         leash.ended(child)
 
 
-def _prepare(folder: Path, kafka_heap: str) -> tuple[Stack, list[Program]]:
+def prepare(folder: Path, *, kafka_heap: str = "256m", durable: bool) -> tuple[Stack, list[Program]]:
+    """Where they will answer, and what to run; without Redis where there is none. Not ``durable``: see Postgres."""
     jars, kafka_port, postgres_port = ensure_jars(), free_port(), free_port()
     embedded_kafka.prepare(folder / "kafka", jars, port=kafka_port, controller_port=free_port(taken={kafka_port}))
     embedded_postgres.prepare(folder / "postgres")
     programs = [
         embedded_kafka.program(folder / "kafka", jars, heap=kafka_heap),
-        embedded_postgres.program(folder / "postgres", port=postgres_port, durable=False),
+        embedded_postgres.program(folder / "postgres", port=postgres_port, durable=durable),
     ]
     redis_url = ""
     if server := embedded_redis.find_server():
@@ -145,14 +146,19 @@ def _prepare(folder: Path, kafka_heap: str) -> tuple[Stack, list[Program]]:
     return Stack(f"127.0.0.1:{kafka_port}", database_url, redis_url), programs
 
 
-def _wait_for(stack: Stack) -> None:
-    checks: list[tuple[str, Ready]] = [
-        ("Kafka", lambda: kafka_ready(stack.bootstrap_servers)),
-        ("Postgres", lambda: postgres_ready(stack.database_url)),
-    ]
+def checks_of(stack: Stack) -> dict[str, Ready]:
+    """How to ask each part, by its program's name."""
+    checks: dict[str, Ready] = {
+        "kafka": lambda: kafka_ready(stack.bootstrap_servers),
+        "postgres": lambda: postgres_ready(stack.database_url),
+    }
     if stack.redis_url:
-        checks.append(("Redis", lambda: redis_ready(stack.redis_url)))
-    for name, ready in checks:
+        checks["redis"] = lambda: redis_ready(stack.redis_url)
+    return checks
+
+
+def _wait_for(stack: Stack) -> None:
+    for name, ready in checks_of(stack).items():
         why = asyncio.run(until_ready(ready, within_s=_START_WITHIN_S))
         if why:
             raise RuntimeError(f"{name} for the tests did not become ready: {why}")

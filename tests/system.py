@@ -103,16 +103,31 @@ class System:
         while time.monotonic() < deadline:
             if (code := self._children[name].poll()) is not None:
                 raise RuntimeError(f"{name} ended with {code}\n{self.tail()}")
-            try:
-                answer = await client.get(f"http://127.0.0.1:{self._ports[name]}/ready")
-            except httpx.HTTPError as error:
-                said = repr(error)
-            else:
-                if answer.status_code == 200:
-                    return
-                said = answer.text
+            if not (said := await self._why_not(client, name)):
+                return
             await asyncio.sleep(0.1)
         raise TimeoutError(f"{name} is not ready: {said}\n{self.tail()}")
+
+    async def why_not(self, name: str) -> str:
+        """What one process, that may as well be gone, lacks to be ready; "" when it is. One question."""
+        async with httpx.AsyncClient(timeout=2) as client:
+            return await self._why_not(client, name)
+
+    async def _why_not(self, client: httpx.AsyncClient, name: str) -> str:
+        try:
+            answer = await client.get(f"http://127.0.0.1:{self._ports[name]}/ready")
+        except httpx.HTTPError as error:
+            return repr(error)
+        return "" if answer.status_code == 200 else answer.text
+
+    def exit_code(self, name: str) -> int | None:
+        """Of a process that has ended and was not asked for by `ended` yet; None: it runs, or there is none."""
+        child = self._children.get(name)
+        return child.poll() if child else None
+
+    def last_words(self, name: str, lines: int = 8) -> str:
+        """The end of one log."""
+        return "\n".join((self._logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
 
     def pid(self, name: str) -> int:
         """Of one process."""

@@ -1,0 +1,71 @@
+"""Pure: how many attempts a fault may repeat, from what the receiver and Kafka hold (DESIGN: what is promised).
+
+All times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.faults.oracle import Arrived, Key, Logged
+
+#: How long Kafka may take, beyond a commit interval, to confirm a record to its producer.
+CONFIRMED_LATE_S = 0.25
+#: A request that left a process before its end may be at the receiver a little later.
+ON_THE_WIRE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """One record of `deliveries`."""
+
+    key: Key
+    waits: int
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What is needed to say what was under way at some time."""
+
+    arrived: Sequence[Arrived]
+    logged: Sequence[Logged]
+    deliveries: Sequence[Forwarded]
+    #: Of the stream's group, and of the scheduler's: for each commit, when it was not there yet.
+    stream_commits_s: Sequence[float]
+    scheduler_commits_s: Sequence[float]
+
+
+def stream_bound(traffic: Traffic, at_s: float) -> int:
+    """What was in flight when the stream worker ended, and what it had finished since its last commit.
+
+    And what is twice in `deliveries` for an earlier crash's sake: the first copy may be behind it, the other before it.
+    """
+    logged = {one.key: one.at_s for one in reversed(traffic.logged) if one.kind == "attempt"}
+    begun = {one.key for one in traffic.arrived if one.at_s <= at_s + ON_THE_WIRE_S}
+    in_flight = {key for key in begun if logged.get(key, at_s + 1) > at_s}
+    since_s = _last_but_one(traffic.stream_commits_s, at_s) - CONFIRMED_LATE_S
+    finished = {key for key, ended_s in logged.items() if since_s <= ended_s <= at_s + ON_THE_WIRE_S}
+    return len(in_flight | finished | copied(traffic.deliveries))
+
+
+def scheduler_bound(traffic: Traffic, at_s: float) -> int:
+    """What the scheduler had put into `deliveries` since its last commit: it is put there again."""
+    since_s = _last_but_one(traffic.scheduler_commits_s, at_s) - CONFIRMED_LATE_S
+    forwarded = (one for one in traffic.deliveries if one.key.attempt > 1 or one.waits)
+    return len({one.key for one in forwarded if since_s <= one.at_s <= at_s + ON_THE_WIRE_S})
+
+
+def copied(deliveries: Sequence[Forwarded]) -> set[Key]:
+    """Attempts that two records ask for. One that was put off is asked for again, with one wait more: no copy."""
+    counts = Counter((one.key, one.waits) for one in deliveries)
+    return {key for (key, _), count in counts.items() if count > 1}
+
+
+def _last_but_one(commits_s: Sequence[float], at_s: float) -> float:
+    """The last commit that arrived was drawn up after the one before it: what was finished since is in neither."""
+    before = bisect_right(commits_s, at_s)
+    return commits_s[before - 2] if before >= 2 else 0.0

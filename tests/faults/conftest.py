@@ -1,0 +1,61 @@
+"""The stack that may be killed, the figures of the run, and which form of the suite this is.
+
+A test marked ``long_form`` is there with FAULTS=long alone, one marked ``short_form`` without it alone: the other one
+is deselected, not skipped, and the end of the run says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from tests.faults.figures import Figures
+from tests.faults.form import LONG, SEED
+from tests.own_stack import OwnStack
+
+_FIGURES = pytest.StashKey[Figures]()
+_LEFT_OUT = pytest.StashKey[int]()
+#: `make faults` names it: where the figures go as well.
+_WRITTEN_TO = "FAULTS_FIGURES"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long_form: there with FAULTS=long alone")
+    config.addinivalue_line("markers", "short_form: there without FAULTS=long alone")
+    config.stash[_FIGURES] = Figures(SEED)
+    config.stash[_LEFT_OUT] = 0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if item.get_closest_marker("short_form" if LONG else "long_form")]
+    items[:] = [item for item in items if item not in left_out]
+    config.stash[_LEFT_OUT] = len(left_out)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    form = "long form" if LONG else f"SHORT FORM: {config.stash[_LEFT_OUT]} tests are in `make faults` alone"
+    terminalreporter.section(f"faults, {form}; FAULTS_SEED={SEED}")
+    figures = config.stash[_FIGURES]
+    for line in figures.lines():
+        terminalreporter.write_line(line)
+    if (name := os.environ.get(_WRITTEN_TO)) and figures.lines():
+        figures.write(Path(name))
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """What every trial of this run came to."""
+    return request.config.stash[_FIGURES]
+
+
+@pytest.fixture(scope="session")
+async def own_stack() -> AsyncIterator[OwnStack]:
+    """Kafka, Postgres and Redis of the fault tests alone: each trial takes fresh names on it."""
+    async with OwnStack() as stack:
+        yield stack

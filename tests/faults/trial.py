@@ -1,0 +1,228 @@
+"""One load, its faults, and the count: what every fault test is made of.
+
+async with Trial(own_stack, await own_stack.fresh_settings(), seed) as trial:
+    async with trial.load.running():
+        await trial.strike(fault)
+    verdict = await trial.count()
+assert verdict.ok, verdict
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Protocol
+
+import psycopg2
+from aiokafka.errors import KafkaError
+
+from shared.settings import Settings
+from tests.faults.bounds import Traffic, scheduler_bound, stream_bound
+from tests.faults.ledger import books_of, read_deliveries, statuses
+from tests.faults.load import Load
+from tests.faults.oracle import ENDED, Finding, Verdict, Window, judge
+from tests.faults.schedule import KILL, STOP, Fault
+from tests.group_commits import commits_watched, unfinished
+from tests.own_stack import KAFKA, OwnStack
+from tests.receiver import Receiver
+from tests.system import API, SCHEDULER, SINK, STREAM, System
+
+#: The programs of a `System`; with the parts of an `OwnStack` they are everything that can be hit.
+PROGRAMS = (API, STREAM, SCHEDULER, SINK)
+_LOOK_EVERY_S = 0.1
+_RESTART_AFTER_S = 1.0
+#: Whatever happened, everything works again within this, and nobody did anything about it.
+RECOVERS_WITHIN_S = 60.0
+
+
+class Watched(Protocol):
+    """Who has processes that can be hit: the stack, and the system on it."""
+
+    def start(self, name: str) -> None: ...
+    def exit_code(self, name: str) -> int | None: ...
+    async def ended(self, name: str) -> int: ...
+    async def why_not(self, name: str) -> str: ...
+    def last_words(self, name: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """What became of one fault. Times are seconds since 1970 and durations."""
+
+    name: str
+    victim: str
+    kind: str
+    began_s: float
+    #: It was over: the process was started, or went on.
+    over_s: float
+    #: From then until the victim said that it was ready, and until a new event had gone the whole way.
+    ready_after_s: float
+    works_after_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} for {self.over_s - self.began_s:.1f} s: ready after {self.ready_after_s:.1f} s, "
+            f"works after {self.works_after_s:.1f} s"
+        )
+
+
+class Trial:
+    """A receiver, a system and a load on a stack of its own, and somebody who starts again whatever ends."""
+
+    def __init__(self, own: OwnStack, settings: Settings, seed: int, *, per_second: float = 40.0) -> None:
+        self._own, self.settings = own, settings
+        self.receiver, self.system = Receiver(), System(settings)
+        self.load = Load(self.system, self.receiver, seed, per_second=per_second)
+        self.struck: list[Struck] = []
+        #: What must not be, and is none of the oracle's business.
+        self.findings: list[Finding] = []
+        self._stopping = AsyncExitStack()
+        #: These are dead or frozen because we want it.
+        self._victims: set[str] = set()
+        self._groups = {
+            settings.topics.group(STREAM): (settings.topics.deliveries, settings.topics.events),
+            settings.topics.group(SCHEDULER): tuple(map(settings.topics.tier, settings.schedule.tiers_s)),
+            settings.topics.group(SINK): (settings.topics.attempts, settings.topics.deliveries, settings.topics.events),
+        }
+
+    @property
+    def victims(self) -> tuple[str, ...]:
+        """Everything that can be hit here."""
+        return (*PROGRAMS, *self._own.names)
+
+    async def __aenter__(self) -> Trial:
+        async with AsyncExitStack() as stopping:
+            await stopping.enter_async_context(self.receiver)
+            await stopping.enter_async_context(self.system)
+            await self.load.prepare()
+            stopping.push_async_callback(self.load.close)
+            groups = [self.settings.topics.group(name) for name in (STREAM, SCHEDULER)]
+            self._commits = await stopping.enter_async_context(commits_watched(self.settings, groups))
+            watching = asyncio.create_task(self._restart_what_ends())
+            stopping.callback(watching.cancel)
+            self._stopping = stopping.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stopping.__aexit__(kind, error, trace)
+
+    def _watched(self, name: str) -> Watched:
+        return self._own if name in self._own.names else self.system
+
+    # ---- the faults
+
+    async def play(self, faults: Sequence[Fault]) -> None:
+        """One after the other; each begins when the victim of the one before it is ready again, and its gap later."""
+        for fault in faults:
+            await asyncio.sleep(fault.gap_s)
+            await self.strike(fault)
+
+    async def strike(self, fault: Fault) -> Struck:
+        """Kill or freeze the victim, bring it back, and wait until everything works again."""
+        signaled = self._own if fault.victim in self._own.names else self.system
+        async with self.fault(fault.victim, fault.how.name):
+            self._victims.add(fault.victim)
+            signaled.kill(fault.victim, fault.how)
+            if fault.how == KILL:
+                await signaled.ended(fault.victim)
+            try:
+                await asyncio.sleep(fault.duration_s)
+            finally:
+                if fault.how == STOP:
+                    signaled.kill(fault.victim, signal.SIGCONT)
+                else:
+                    signaled.start(fault.victim)
+                self._victims.discard(fault.victim)
+        return self.struck[-1]
+
+    @asynccontextmanager
+    async def fault(self, victim: str, kind: str) -> AsyncIterator[None]:
+        """Any fault: the block does the harm and ends it. Afterwards all must work again without anybody's help."""
+        began_s = time.time()
+        yield
+        over_s = time.time()
+        name = f"{len(self.struck) + 1}. {kind} of {victim}"
+        ready_after_s, works_after_s = await asyncio.gather(
+            self._ready_after_s(victim, name), self._works_after_s(victim, name)
+        )
+        self.struck.append(Struck(name, victim, kind, began_s, over_s, ready_after_s, works_after_s))
+
+    async def _ready_after_s(self, victim: str, name: str) -> float:
+        began_s = time.monotonic()
+        while why := await self._watched(victim).why_not(victim) if victim in self.victims else "":
+            if time.monotonic() - began_s > RECOVERS_WITHIN_S:
+                self.findings.append(Finding("not ready again", name, why))
+                break
+            await asyncio.sleep(0.05)
+        return time.monotonic() - began_s
+
+    async def _works_after_s(self, victim: str, name: str) -> float:
+        began_s = time.monotonic()
+        # Without a scheduler all works but retries.
+        if not await self.load.probe(RECOVERS_WITHIN_S, retried=victim == SCHEDULER):
+            self.findings.append(Finding("nothing arrives", name, f"for {RECOVERS_WITHIN_S:.0f} s"))
+        return time.monotonic() - began_s
+
+    async def _restart_what_ends(self) -> None:
+        """Plays the supervisor; a process that ends by itself is started again as well, and is a finding."""
+        while True:
+            for name in self.victims:
+                watched = self._watched(name)
+                if name not in self._victims and (code := watched.exit_code(name)) is not None:
+                    self.findings.append(Finding("ended by itself", name, f"exit {code}\n{watched.last_words(name)}"))
+                    await watched.ended(name)
+                    await asyncio.sleep(_RESTART_AFTER_S)
+                    watched.start(name)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    # ---- the count
+
+    async def count(self, settles_within_s: float = 120.0) -> Verdict:
+        """Once everything has come to its end, or should have: whether it did."""
+        await self._settle(settles_within_s)
+        books = await books_of(self.settings, self.load, self.receiver)
+        traffic = Traffic(
+            books.arrived,
+            books.logged,
+            await read_deliveries(self.settings),
+            self._commits[self.settings.topics.group(STREAM)],
+            self._commits[self.settings.topics.group(SCHEDULER)],
+        )
+        verdict = judge(books, [_window(one, traffic) for one in self.struck])
+        surprises = [Finding("an answer nobody should get", what, f"{n}") for what, n in self.load.surprises.items()]
+        return replace(verdict, findings=(*verdict.findings, *self.findings, *surprises))
+
+    async def _settle(self, within_s: float) -> None:
+        """Until nothing is left in any queue and all that was accepted has ended. What is not in time, is counted."""
+        owed = [one for sent in self.load.sent.values() for one in sent.owed]
+        deadline_s = time.monotonic() + within_s
+        left: dict[str, int] = {}
+        while time.monotonic() < deadline_s:
+            try:
+                if not (left := await unfinished(self.settings, self._groups)):
+                    status = await asyncio.to_thread(statuses, self.settings)
+                    if all(status.get(one) in ENDED for one in owed):
+                        return
+                    left = {"deliveries": sum(status.get(one) not in ENDED for one in owed)}
+            except (psycopg2.Error, KafkaError) as error:
+                left = {repr(error): 1}
+            await asyncio.sleep(0.3)
+        self.findings += [Finding("not finished in time", what, f"{count}") for what, count in left.items()]
+
+
+def _window(struck: Struck, traffic: Traffic) -> Window:
+    """The fault with what it may repeat. Losing the API, the sink or a store repeats nothing."""
+    if struck.victim in (STREAM, KAFKA):
+        bound = stream_bound(traffic, struck.began_s)
+    elif struck.victim == SCHEDULER:
+        bound = scheduler_bound(traffic, struck.began_s)
+    else:
+        bound = 0
+    return Window(struck.name, struck.began_s, struck.over_s + max(struck.ready_after_s, struck.works_after_s), bound)
