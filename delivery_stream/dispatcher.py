@@ -351,7 +351,7 @@ class Dispatcher:
             self._changed.set()
 
     def _put_off(self, wait: PutOff[_Entry]) -> None:
-        """Soon, with others of its partition: one by one, each would be a batch of its own for Kafka and all readers."""
+        """Soon, with others of its partition: alone it would be a batch of its own for Kafka and for all readers."""
         waits = wait.entry.held.put_offs
         if not waits:
             asyncio.get_running_loop().call_later(_TOGETHER_S, self._put_off_all, wait.entry.held)
