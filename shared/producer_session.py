@@ -12,11 +12,11 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerClosed, UnknownTopicOrPartitionError
-from aiokafka.partitioner import murmur2
 
 from shared.broker import client_options, largest_record_bytes
 from shared.records import Record
 from shared.settings import Settings
+from shared.topics import partition_of
 
 _BATCH_BYTES = 128 * 1024
 _HANG_UP_S = 2.0
@@ -64,7 +64,7 @@ class ProducerSession:
         partitions = self._client.cluster.partitions_for_topic(record.topic) or await self.partitions(record.topic)
         partition = record.partition
         if partition is None and record.key is not None:
-            partition = _partition_of(record.key, len(partitions))
+            partition = partition_of(record.key, len(partitions))
         if partition is not None and partition not in partitions:
             raise UnknownTopicOrPartitionError(f"{record.topic}:{partition}")
         headers = list(record.headers)
@@ -150,9 +150,4 @@ class ProducerSession:
 @lru_cache(maxsize=65536)
 def _place_of(topic: str, key: bytes, partition: int | None, partitions: int) -> TopicPartition:
     """Remembered, because murmur2 in Python costs as much as the rest of a send."""
-    return TopicPartition(topic, _partition_of(key, partitions) if partition is None else partition)
-
-
-def _partition_of(key: bytes, partitions: int) -> int:
-    """Kafka's default partitioner."""
-    return int(murmur2(key) & 0x7FFFFFFF) % partitions
+    return TopicPartition(topic, partition_of(key, partitions) if partition is None else partition)

@@ -120,5 +120,10 @@ def parse_delay(text: str) -> int:
 
 @lru_cache(maxsize=65536)
 def home_partition(subscription_id: str, partitions: int) -> int:
-    """Where Kafka's default partitioner puts this key: murmur2 of its UTF-8 bytes."""
-    return int(murmur2(subscription_id.encode()) & 0x7FFFFFFF) % partitions
+    """Where Kafka's default partitioner puts this key."""
+    return partition_of(subscription_id.encode(), partitions)
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Kafka's default partitioner: murmur2."""
+    return int(murmur2(key) & 0x7FFFFFFF) % partitions
