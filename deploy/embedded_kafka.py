@@ -18,8 +18,8 @@ _CLUSTER_ID = "aG9va2xvZy1lbWJlZGRlZA"
 #: There, in a node's folder, once its storage is formatted.
 _FORMATTED = "data/meta.properties"
 _HEAP = "256m"
-#: Three would be 770 MB of heap at 256. A third of the leaders each, and followers that fetch: 205 MB resident each after
-#: a start, 230 at most while one after the other is killed under load; 192 and some 110 outside of the heap is the end.
+#: Three would be 770 MB of heap at 256. Each leads a third and follows the rest: 205 MB resident after a start, 230 at
+#: most while one after the other is killed under load; 192 and some 110 outside of the heap is the end.
 _HEAP_OF_THREE = "192m"
 #: Every JVM of ours: small, quick to start, and (the last) silent about lz4's native library.
 JVM = (
