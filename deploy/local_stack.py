@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from deploy import embedded_kafka, embedded_postgres, embedded_redis, kafka_cons
 from deploy.data_dir import DataDir
 from deploy.first_event import DemoFailed, curl_to_paste, reason_to_skip, send_first_event
 from deploy.profile import named, with_profile
-from deploy.program import Program, bindable, free_port
+from deploy.program import Program, bindable, take_port
 from deploy.readiness import http_ready, kafka_answers, kafka_ready, postgres_ready, redis_ready
 from deploy.supervisor import GaveUp, Service, Supervisor
 from shared.bind_address import check_bind_address
@@ -110,15 +111,16 @@ def _plan(said: Mapping[str, str], settings: Settings, data_dir: DataDir, api_po
     else:
         postgres, url = _postgres(data_dir.path / "postgres", taken)
     values["DATABASE_URL"] = url
-    jars = []
+    jars: list[Path] = []
     if address := named(said, "KAFKA_BOOTSTRAP_SERVERS"):
-        kafka = Service("kafka", lambda: kafka_answers(client_options(settings)))
+        kafka = [Service("kafka", lambda: kafka_answers(client_options(settings)))]
     else:
-        jars = kafka_jars.ensure_jars()
-        kafka, address = _kafka(data_dir.path / "kafka", jars, taken)
+        kafka, address, jars = _kafka(data_dir.path / "kafka", settings.kafka_brokers, taken)
+        if settings.kafka_brokers > 1 and "REPLICATION_FACTOR" not in said:
+            values["REPLICATION_FACTOR"] = str(settings.kafka_brokers)
     values["KAFKA_BOOTSTRAP_SERVERS"] = address
     redis, values["REDIS_URL"] = _redis(said, data_dir.path / "redis", taken)
-    stores = (kafka, postgres, redis) if redis else (kafka, postgres)
+    stores = (*kafka, postgres, redis) if redis else (*kafka, postgres)
     values["ENCRYPTION_KEY"] = named(said, "ENCRYPTION_KEY") or data_dir.encryption_key()
     complete = settings_from({**said, **values})
     base_url = f"http://{_address_to_call(settings.api_host)}:{api_port}"
@@ -126,15 +128,21 @@ def _plan(said: Mapping[str, str], settings: Settings, data_dir: DataDir, api_po
     return Plan(complete, data_dir, stores, apps, base_url, tuple(jars))
 
 
-def _kafka(folder: Path, jars: list[Path], taken: set[int]) -> tuple[Service, str]:
-    port = _next_port(9092, taken)
-    embedded_kafka.prepare(folder, jars, port=port, controller_port=_next_port(port + 1, taken))
-    address = f"127.0.0.1:{port}"
-    return Service("kafka", lambda: kafka_ready(address), embedded_kafka.program(folder, jars)), address
+def _kafka(folder: Path, brokers: int, taken: set[int]) -> tuple[list[Service], str, list[Path]]:
+    """One service for each broker, the addresses, and the jars they run on."""
+    cluster = embedded_kafka.Cluster.on_free_ports(folder, brokers, taken=taken, preferred=9092)
+    jars = kafka_jars.ensure_jars()
+    embedded_kafka.prepare(cluster, jars)
+    programs = embedded_kafka.programs(cluster, jars)
+    services = [
+        Service(program.name, partial(kafka_ready, node.address, brokers), program)
+        for node, program in zip(cluster.nodes, programs, strict=True)
+    ]
+    return services, cluster.bootstrap_servers, jars
 
 
 def _postgres(folder: Path, taken: set[int]) -> tuple[Service, str]:
-    port = _next_port(5432, taken)
+    port = take_port(5432, taken)
     embedded_postgres.prepare(folder)
     maintenance = embedded_postgres.url(folder, port=port)
     program = embedded_postgres.program(folder, port=port)
@@ -150,7 +158,7 @@ def _redis(said: Mapping[str, str], folder: Path, taken: set[int]) -> tuple[Serv
     server = embedded_redis.find_server()
     if server is None:
         return None, ""
-    port = _next_port(6379, taken)
+    port = take_port(6379, taken)
     own = embedded_redis.url(port)
     return Service("redis", lambda: redis_ready(own), embedded_redis.program(server, folder, port=port)), own
 
@@ -162,7 +170,7 @@ def _apps(values: Mapping[str, str], base_url: str, needs: tuple[str, ...], take
         own = dict(environment)
         ready_url = f"{base_url}/ready"
         if name != "api":
-            own["HEALTH_PORT"] = str(_next_port(0, taken))
+            own["HEALTH_PORT"] = str(take_port(0, taken))
             ready_url = f"http://127.0.0.1:{own['HEALTH_PORT']}/ready"
         command = (sys.executable, "-m", module)
         program = Program(name, command, environment=own, stop_within_s=_DRAIN_WITHIN_S)
@@ -287,12 +295,6 @@ def _address_to_call(host: str) -> str:
     """Where a listener on this address answers us."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
     return f"[{local}]" if ":" in local else local
-
-
-def _next_port(preferred: int, taken: set[int]) -> int:
-    port = free_port(preferred, taken=taken)
-    taken.add(port)
-    return port
 
 
 def _fail(text: str, code: int) -> int:

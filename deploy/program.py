@@ -62,6 +62,13 @@ def free_port(preferred: int = 0, *, taken: frozenset[int] | set[int] = frozense
     raise ConfigurationError(f"no free port on 127.0.0.1 from {preferred} on")
 
 
+def take_port(preferred: int, taken: set[int]) -> int:
+    """`free_port`, which is in ``taken`` afterwards. Raises as it does."""
+    port = free_port(preferred, taken=taken)
+    taken.add(port)
+    return port
+
+
 def bindable(port: int, host: str = "127.0.0.1") -> int | None:
     """The port (a fresh one for 0) when nobody listens there, else None."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

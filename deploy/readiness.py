@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ import psycopg2
 import redis.asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 #: Nothing of ours reads it; one record is written to it at each start.
 PROBE = "hooklog.ready"
@@ -39,12 +38,16 @@ async def kafka_answers(options: Mapping[str, Any]) -> str:
     return ""
 
 
-async def kafka_ready(bootstrap_servers: str) -> str:
-    """One produce and one group join, the two things that come last."""
+async def kafka_ready(bootstrap_servers: str, replicas: int = 1) -> str:
+    """One produce and one group join, the two things that come last.
+
+    ``replicas`` is how many brokers there are. Of several, one is asked: it has to be among those that serve.
+    """
     if why := await _closed(bootstrap_servers):
         return why
     try:
-        await _ensure_probe_topic(bootstrap_servers)
+        if why := await _no_probe_topic(bootstrap_servers, replicas):
+            return why
         producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, request_timeout_ms=5000)
         try:
             await producer.start()
@@ -72,14 +75,22 @@ async def _closed(bootstrap_servers: str) -> str:
     return ""
 
 
-async def _ensure_probe_topic(bootstrap_servers: str) -> None:
+async def _no_probe_topic(bootstrap_servers: str, replicas: int) -> str:
+    """Why the topic cannot be made, "" when it is there."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=5000)
     try:
         await admin.start()
-        with suppress(TopicAlreadyExistsError):
-            await admin.create_topics([NewTopic(PROBE, 1, 1, topic_configs={"retention.ms": "3600000"})])
+        brokers = (await admin.describe_cluster())["brokers"]
+        if not brokers:  # aiokafka cannot create anything then
+            return "it knows no broker yet"
+        if replicas > 1 and int(bootstrap_servers.rpartition(":")[2]) not in {broker["port"] for broker in brokers}:
+            return "the other brokers wait for it"
+        topic = NewTopic(PROBE, 1, replicas, topic_configs={"retention.ms": "3600000"})
+        [answer] = (await admin.create_topics([topic])).to_object()["topic_errors"]
     finally:
         await admin.close()
+    code = answer["error_code"]
+    return "" if code in (0, TopicAlreadyExistsError.errno) else answer.get("error_message") or str(for_code(code))
 
 
 async def postgres_ready(database_url: str) -> str:

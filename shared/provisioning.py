@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _DEAD_LETTER_RETENTION_MS = 30 * 24 * 3600 * 1000
 _SEGMENT_MS = 3600 * 1000  # only closed segments give disk back when the janitor deletes
+_REPLICAS_FOR_A_SPARE = 3
 _SET_ON_TOPIC = 1  # config source DYNAMIC_TOPIC_CONFIG (KIP-226)
 _REQUEST_TIMEOUT_MS = 15_000
 _SETTLE_S = 30.0
@@ -51,6 +52,8 @@ def topic_configs(settings: Settings) -> dict[str, dict[str, str]]:
     """Every topic of the settings with its configuration. Pure."""
     topics = settings.topics
     tiers = [topics.tier(delay_s) for delay_s in settings.schedule.tiers_s]
+    # Of three replicas one may be away, and what is confirmed has a second disk all the same.
+    in_sync = {"min.insync.replicas": "2"} if settings.replication_factor >= _REPLICAS_FOR_A_SPARE else {}
     configs = {}
     for name in (topics.events, topics.deliveries, *tiers, topics.parked, topics.dead_letter, topics.attempts):
         configs[name] = {
@@ -62,6 +65,7 @@ def topic_configs(settings: Settings) -> dict[str, dict[str, str]]:
             # In a tier the broker's append time decides when a record is due: one clock, and FIFO by construction.
             "message.timestamp.type": "LogAppendTime" if name in tiers else "CreateTime",
             "max.message.bytes": str(max_batch_bytes(name, settings)),
+            **in_sync,
         }
     return configs
 

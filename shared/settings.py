@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     kafka_ssl_cafile: str = ""
     kafka_ssl_certfile: str = ""
     kafka_ssl_keyfile: str = ""
+    #: Of `make up`: how many Kafka processes it starts. Of three, one may be lost, its disk included.
+    kafka_brokers: Literal[1, 3] = 1
     database_url: SecretStr = SecretStr("postgresql://hooklog@127.0.0.1:5432/hooklog")
     #: Empty: no cache. Redis holds nothing that is not elsewhere.
     redis_url: SecretStr = SecretStr("")
@@ -88,6 +90,11 @@ class Settings(BaseSettings):
     health_port: int = Field(0, ge=0, le=65535)
     #: `make up`: how often one process may die within a minute before the stack gives up.
     max_restarts: int = Field(5, ge=0)
+
+    @field_validator("kafka_brokers", mode="before")
+    @classmethod
+    def _read_number(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
     @field_validator("retry_delays", mode="before")
     @classmethod

@@ -79,6 +79,7 @@ def settings_for_tests(stack: Stack, database: str, **overrides: Any) -> Setting
         "redis_url": stack.redis_url,
         "topic_prefix": f"{database}.",
         "partitions": 4,
+        "replication_factor": stack.replicas,
         "retry_delays": "1s,2s",
         "encryption_key": Fernet.generate_key().decode(),
         "allowed_target_networks": "127.0.0.0/8,::1/128",

@@ -36,7 +36,7 @@ class OwnStack:
     What it is told of a part by name is what `System` is told of a process.
     """
 
-    def __init__(self, *, kafka_heap: str = "256m") -> None:
+    def __init__(self, *, kafka_heap: str | None = None) -> None:
         self._kafka_heap = kafka_heap
         self._leash = Leash()
         self._temporary = tempfile.TemporaryDirectory(prefix="hooklog-tests-", ignore_cleanup_errors=True)

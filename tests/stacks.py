@@ -12,13 +12,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from deploy import embedded_kafka, embedded_postgres, embedded_redis
 from deploy.kafka_jars import KAFKA_VERSION, ensure_jars
 from deploy.leash import Leash, signal_group
-from deploy.program import Program, free_port
+from deploy.program import Program, free_port, take_port
 from deploy.readiness import Ready, kafka_ready, postgres_ready, redis_ready, until_ready
+from shared.settings import Settings
 
 _START_WITHIN_S = 90
 
@@ -33,10 +35,12 @@ class Stack:
     #: "" when there is no Redis.
     redis_url: str
     source: str = "embedded"
+    #: How many replicas a topic should have there.
+    replicas: int = 1
 
 
 @contextmanager
-def find_stack(*, kafka_heap: str = "256m") -> Iterator[Stack]:
+def find_stack(*, kafka_heap: str | None = None) -> Iterator[Stack]:
     """The first of the three sources that is there; what was started is stopped. ``kafka_heap``: if embedded."""
     if named := from_environment():
         yield named
@@ -97,8 +101,8 @@ def containers() -> Iterator[Stack]:
 
 
 @contextmanager
-def embedded(kafka_heap: str = "256m") -> Iterator[Stack]:
-    """Started in a temporary folder; they end with us."""
+def embedded(kafka_heap: str | None = None) -> Iterator[Stack]:
+    """Started in a temporary folder, Kafka as often as KAFKA_BROKERS says; they end with us."""
     with ExitStack() as at_end:
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="hooklog-tests-")))
         folder.chmod(0o711)  # Postgres' user, when we are root
@@ -128,30 +132,35 @@ def running(program: Program, folder: Path, leash: Leash) -> Iterator[subprocess
         leash.ended(child)
 
 
-def prepare(folder: Path, *, kafka_heap: str = "256m", durable: bool) -> tuple[Stack, list[Program]]:
+def prepare(folder: Path, *, kafka_heap: str | None = None, durable: bool) -> tuple[Stack, list[Program]]:
     """Where they will answer, and what to run; without Redis where there is none. Not ``durable``: see Postgres."""
-    jars, kafka_port, postgres_port = ensure_jars(), free_port(), free_port()
-    embedded_kafka.prepare(folder / "kafka", jars, port=kafka_port, controller_port=free_port(taken={kafka_port}))
+    brokers = Settings(_env_file=None).kafka_brokers
+    jars, taken = ensure_jars(), set[int]()
+    kafka = embedded_kafka.Cluster.on_free_ports(folder / "kafka", brokers, taken=taken)
+    postgres_port = take_port(0, taken)
+    embedded_kafka.prepare(kafka, jars)
     embedded_postgres.prepare(folder / "postgres")
     programs = [
-        embedded_kafka.program(folder / "kafka", jars, heap=kafka_heap),
+        *embedded_kafka.programs(kafka, jars, heap=kafka_heap),
         embedded_postgres.program(folder / "postgres", port=postgres_port, durable=durable),
     ]
     redis_url = ""
     if server := embedded_redis.find_server():
-        redis_port = free_port()
+        redis_port = take_port(0, taken)
         programs.append(embedded_redis.program(server, folder / "redis", port=redis_port))
         redis_url = embedded_redis.url(redis_port)
     database_url = embedded_postgres.url(folder / "postgres", port=postgres_port)
-    return Stack(f"127.0.0.1:{kafka_port}", database_url, redis_url), programs
+    return Stack(kafka.bootstrap_servers, database_url, redis_url, replicas=brokers), programs
 
 
 def checks_of(stack: Stack) -> dict[str, Ready]:
     """How to ask each part, by its program's name."""
+    brokers = stack.bootstrap_servers.split(",")
+    names = ["kafka"] if len(brokers) == 1 else [f"kafka-{number}" for number, _ in enumerate(brokers, 1)]
     checks: dict[str, Ready] = {
-        "kafka": lambda: kafka_ready(stack.bootstrap_servers),
-        "postgres": lambda: postgres_ready(stack.database_url),
+        name: partial(kafka_ready, broker, stack.replicas) for name, broker in zip(names, brokers, strict=True)
     }
+    checks["postgres"] = lambda: postgres_ready(stack.database_url)
     if stack.redis_url:
         checks["redis"] = lambda: redis_ready(stack.redis_url)
     return checks

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from deploy.data_dir import DataDir
+from deploy.embedded_postgres import POSTGRES_VERSION
 from deploy.program import bindable, free_port
 from shared.errors import ConfigurationError
 
@@ -73,7 +74,8 @@ def test_a_setting_that_cannot_be_read_is_one_line_and_exit_2(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("API_HOST", "0.0.0.0"), ("ENCRYPTION_KEY", "short"), ("MAX_RESTARTS", "-1")]
+    ("name", "value"),
+    [("API_HOST", "0.0.0.0"), ("ENCRYPTION_KEY", "short"), ("MAX_RESTARTS", "-1"), ("KAFKA_BROKERS", "2")],
 )
 def test_a_setting_that_cannot_work_is_said_before_anything_starts(tmp_path: Path, name: str, value: str) -> None:
     done = _up(tmp_path, DATA_DIR=str(tmp_path / "data"), **{"API_PORT": "0", name: value})
@@ -94,6 +96,23 @@ def test_files_of_another_version_are_refused(tmp_path: Path) -> None:
     DataDir.open(tmp_path, versions={"postgres": "16"}).close()
     with pytest.raises(ConfigurationError, match="written by postgres 16, this is postgres 18"):
         DataDir.open(tmp_path, versions=_VERSIONS)
+
+
+@pytest.mark.parametrize(("made_for", "asked", "data"), [(1, 3, "data"), (3, 1, "node-2/data")])
+def test_files_of_another_number_of_brokers_are_refused_in_one_line(
+    tmp_path: Path, made_for: int, asked: int, data: str
+) -> None:
+    folder = tmp_path / "data" / "kafka"
+    DataDir.open(folder.parent, versions={"postgres": POSTGRES_VERSION}).close()
+    (folder / data).mkdir(parents=True)
+    (folder / data / "meta.properties").touch()
+    elsewhere = {"DATABASE_URL": "postgresql://127.0.0.1:1/none", "API_PORT": "0"}
+    done = _up(tmp_path, DATA_DIR=str(folder.parent), KAFKA_BROKERS=str(asked), **elsewhere)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"hooklog: KAFKA_BROKERS: {folder} was made for {made_for} and cannot become {asked}; "
+        f"set KAFKA_BROKERS={made_for}, or name another DATA_DIR\n"
+    )
 
 
 def test_files_without_a_version_are_refused(tmp_path: Path) -> None:

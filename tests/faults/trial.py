@@ -219,7 +219,7 @@ class Trial:
 
 def _window(struck: Struck, traffic: Traffic) -> Window:
     """The fault with what it may repeat. Losing the API, the sink or a store repeats nothing."""
-    if struck.victim in (STREAM, KAFKA):
+    if struck.victim == STREAM or struck.victim.startswith(KAFKA):
         bound = stream_bound(traffic, struck.began_s)
     elif struck.victim == SCHEDULER:
         bound = scheduler_bound(traffic, struck.began_s)

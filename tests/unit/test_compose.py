@@ -18,12 +18,13 @@ import pytest
 import typer.main
 import yaml
 
-from deploy import embedded_kafka
 from deploy.container_keys import ENV_FILE, PASSWORD_FILE, make_keys
+from deploy.embedded_kafka import Cluster, Node, properties
 from deploy.kafka_jars import KAFKA_VERSION
 from deploy.local_stack import APPS
 from shared.health import serve_health
 from shared.settings import Settings, load_settings
+from tests.unit.kafka_properties import parsed
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -205,14 +206,8 @@ def test_kafka_keeps_offsets_and_makes_no_topic_by_accident() -> None:
 
 def test_kafka_is_the_one_of_the_embedded_stack(tmp_path: Path) -> None:
     """The same version, and the same behaviour where the application can tell."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/meta.properties").touch()  # formatted already, as far as `prepare` can see
-    embedded_kafka.prepare(tmp_path, [], port=1, controller_port=2)
-    embedded = dict(
-        line.split("=", 1)
-        for line in (tmp_path / "server.properties").read_text().splitlines()
-        if "=" in line and not line.startswith("#")
-    )
+    alone = Cluster(tmp_path, (Node(1, tmp_path, port=1, controller_port=2),))
+    embedded = parsed(properties(alone.nodes[0], alone))
     kafka = SERVICES["kafka"]["environment"]
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
     for name in KAFKA_BEHAVIOUR:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from shared.provisioning import topic_configs
+from shared.settings import load_settings
 from shared.topics import RetrySchedule, Topics, home_partition, parse_delay
 
 
@@ -63,3 +65,9 @@ def test_a_keys_home_is_where_kafkas_own_clients_put_it() -> None:
     # Values of org.apache.kafka.common.utils.UtilsTest.testMurmur2.
     assert home_partition("21", 2**31) == -973932308 & 0x7FFFFFFF
     assert home_partition("foobar", 2**31) == -790332482 & 0x7FFFFFFF
+
+
+@pytest.mark.parametrize(("replicas", "in_sync"), [(1, None), (2, None), (3, "2"), (5, "2")])
+def test_from_three_replicas_on_two_have_to_confirm(replicas: int, in_sync: str | None) -> None:
+    configs = topic_configs(load_settings(_env_file=None, replication_factor=replicas))
+    assert {config.get("min.insync.replicas") for config in configs.values()} == {in_sync}
