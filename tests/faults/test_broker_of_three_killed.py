@@ -134,8 +134,9 @@ async def one_round(brokers: OwnBrokers, number: int, load: Load, receiver: Rece
     await brokers[number].ready()
     await brokers.until_in_sync(load.system.settings.topic_prefix)
     silence_s = load.longest_silence_s(began_s)
+    how = f"{' (controller)' if leads else ''} killed{', disk lost' if new_disk else ''}"
     print(
-        f"kafka-{number}{' (controller)' if leads else ''} killed{', disk lost' if new_disk else ''}: away {without_s:.1f} s, "
+        f"kafka-{number}{how}: away {without_s:.1f} s, "
         f"in sync after {time.monotonic() - began_s:.1f} s; longest between two 202 {silence_s:.1f} s, "
         f"503 {load.refused - refused}"
     )
