@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import aiohttp
 
@@ -26,6 +27,9 @@ FAN_OUT = 6
 _SLOW_S = 0.4
 #: One event in so many goes to all of FAN_OUT.
 _WIDE_EVERY = 8
+#: One producer's event in so many has an Idempotency-Key and is posted again until it is accepted.
+_KEYED_EVERY = 4
+_TRIES_MAX = 20
 _PRODUCERS = 8
 #: Longer than the API waits for Kafka.
 _ANSWER_WITHIN_S = 8.0
@@ -86,7 +90,7 @@ class Load:
         return str(created["id"])
 
     async def delete_one(self, within_s: float = 60) -> None:
-        """A subscription with events under way is deleted; its producers have just stopped."""
+        """A subscription with events under way, and retries of some, is deleted."""
         await asyncio.gather(*(self._ingest(self._leaving) for _ in range(4 * _FATES)))
         self._leaves = True
         self.deleted.add(self._leaving)
@@ -148,58 +152,71 @@ class Load:
 
     async def _produce(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
+            tries = _TRIES_MAX if self._dice.randrange(_KEYED_EVERY) == 0 else 1
             if self._dice.randrange(_WIDE_EVERY) == 0:
-                await self._publish()
+                await self._publish(tries)
             else:
-                choice = self._dice.randrange(ENDPOINTS + 1)
-                await self._ingest((*self._endpoints, self._endpoints[0] if self._leaves else self._leaving)[choice])
+                one = self._dice.choice((*self._endpoints, self._leaving))
+                await self._ingest(self._endpoints[0] if self._leaves and one == self._leaving else one, tries=tries)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._dice.uniform(0.5, 1.5) * self._pause_s):
                     await stop.wait()
 
-    async def _ingest(self, subscription_id: str, event_type: str = _ONE) -> str | None:
+    async def _ingest(self, subscription_id: str, event_type: str = _ONE, tries: int = 1) -> str | None:
         """One event to one subscription; gives its webhook id if there was a 202."""
-        number, body = self._next()
-        self.sent[number] = Sent(number, body, unanswered=1)
-        told = await self._post(f"/ingest/{subscription_id}", number, event_type)
+        number = self._next(may_become=1)
+        told = await self._post(f"/ingest/{subscription_id}", number, event_type, tries)
         if told is None:
             return None
         webhook_id = str(told["webhook_id"])
         self.accepted.append(webhook_id)
-        self.sent[number] = Sent(number, body, owed={webhook_id: subscription_id})
+        self.sent[number] = replace(self.sent[number], owed={webhook_id: subscription_id})
         return webhook_id
 
-    async def _publish(self) -> None:
+    async def _publish(self, tries: int) -> None:
         """One event to everybody who wants it."""
-        number, body = self._next()
-        self.sent[number] = Sent(number, body, unanswered=FAN_OUT + 1)
-        leaving = () if self._leaves else (self._leaving,)
-        if (told := await self._post("/events", number, _WIDE)) is not None:
+        number = self._next(may_become=FAN_OUT + 1)
+        if (told := await self._post("/events", number, _WIDE, tries)) is not None:
             event_id = str(told["event_id"])
             owed = {delivery_id(event_id, one): one for one in self._wide}
-            possible = {delivery_id(event_id, one): one for one in leaving}
-            self.sent[number] = Sent(number, body, owed, possible)
+            # It may leave before the event is fanned out.
+            possible = {delivery_id(event_id, self._leaving): self._leaving}
+            self.sent[number] = replace(self.sent[number], owed=owed, possible=possible)
 
-    def _next(self) -> tuple[int, bytes]:
+    def _next(self, may_become: int) -> int:
+        """The number of a new event; until there is an answer, nobody knows what became of it."""
         number = next(self._numbers)
         # As no serialiser would write it: bytes that are read and written again are other bytes.
         padding = self._dice.randbytes(self._dice.randrange(_PADDING_MAX_BYTES // 2)).hex()
-        return number, f'{{"n":  {number}, "größe" : 1.50e1,"p":"{padding}" }}'.encode()
+        body = f'{{"n":  {number}, "größe" : 1.50e1,"p":"{padding}" }}'.encode()
+        self.sent[number] = Sent(number, body, unanswered=may_become)
+        return number
 
-    async def _post(self, path: str, number: int, event_type: str) -> Mapping[str, object] | None:
-        """What a 202 says. Any other answer but 503 and 404 (of what is being deleted) is a surprise."""
+    async def _post(self, path: str, number: int, event_type: str, tries: int) -> Mapping[str, object] | None:
+        """What a 202 says. More than one try: with a key, so that all of them are one event.
+
+        Any other answer but 503 and 404 (of what is being deleted) is a surprise.
+        """
         headers = {"Content-Type": "application/json", "X-Event-Type": event_type}
-        try:
-            async with self._session.post(path, data=self.sent[number].body, headers=headers) as answer:
-                if answer.status == 202:
-                    told: Mapping[str, object] = await answer.json()
-                    return told
-                if answer.status == 404 and self._leaving in self.deleted and path.endswith(self._leaving):
-                    self.sent[number] = Sent(number, self.sent[number].body)
-                elif answer.status != 503:
-                    self.surprises[f"{answer.status}: {(await answer.text())[:200]}"] += 1
-        except (aiohttp.ClientError, TimeoutError):
-            pass
+        if tries > 1:
+            headers["Idempotency-Key"] = f"event-{number}"
+        for earlier in range(tries):
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with self._session.post(path, data=self.sent[number].body, headers=headers) as answer:
+                    if answer.status == 202:
+                        # What is checked is one event, whatever became of the tries before.
+                        if answer.headers.get("Idempotency-Status") != "unchecked":
+                            self.sent[number] = replace(self.sent[number], unanswered=0)
+                        told: Mapping[str, object] = await answer.json()
+                        return told
+                    if answer.status == 404 and self._leaving in self.deleted and path.endswith(self._leaving):
+                        if not earlier:
+                            self.sent[number] = replace(self.sent[number], unanswered=0)
+                        return None
+                    if answer.status != 503:
+                        self.surprises[f"{answer.status}: {(await answer.text())[:200]}"] += 1
+                        return None
+            await asyncio.sleep(self._pause_s)
         return None
 
 

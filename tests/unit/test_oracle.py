@@ -288,6 +288,22 @@ def test_a_dead_letter_whose_answer_came_too_late_is_counted_and_no_error() -> N
     assert verdict.ok
 
 
+def test_what_was_accepted_unchecked_may_have_been_accepted_before() -> None:
+    [sent] = [one for one in HONEST.sent if named(PLAIN) in one.owed]
+    earlier = Arrived("id-x", 1, sent.body, 200, 5.0)
+    unchecked = [replace(one, unanswered=1) if one is sent else one for one in HONEST.sent]
+    logged, row = Logged("attempt", earlier.key, "succeeded", None, 5.0), Standing("id-x", "succeeded", None)
+    books = replace(
+        HONEST,
+        arrived=[*HONEST.arrived, earlier],
+        logged=[*HONEST.logged, logged],
+        standing=[*HONEST.standing, row],
+        rows=[*HONEST.rows, earlier.key],
+    )
+    assert Finding("stranger", "id-x", repr(sent.body)) in judge(books).findings
+    assert judge(replace(books, sent=unchecked)).ok
+
+
 def test_a_long_list_of_findings_is_shown_in_part_and_counted_whole() -> None:
     text = str(judge(replace(HONEST, rows=[])))
     assert text.count("no row: ") == 6
