@@ -6,7 +6,7 @@ All times are seconds since 1970.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from tests.faults.oracle import Arrived, Key, Logged
 CONFIRMED_LATE_S = 0.25
 #: A request that left a process before its end may be at the receiver a little later.
 ON_THE_WIRE_S = 0.5
+#: What is in `deliveries` may be as old when a worker that has just been started comes to it.
+CATCHES_UP_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def stream_bound(traffic: Traffic, at_s: float) -> int:
     in_flight = {key for key in begun if logged.get(key, at_s + 1) > at_s}
     since_s = _last_but_one(traffic.stream_commits_s, at_s) - CONFIRMED_LATE_S
     finished = {key for key, ended_s in logged.items() if since_s <= ended_s <= at_s + ON_THE_WIRE_S}
-    return len(in_flight | finished | copied(traffic.deliveries))
+    return len(in_flight | finished | _copied(traffic.deliveries, since_s - CATCHES_UP_S, at_s + CATCHES_UP_S))
 
 
 def scheduler_bound(traffic: Traffic, at_s: float) -> int:
@@ -59,10 +61,12 @@ def scheduler_bound(traffic: Traffic, at_s: float) -> int:
     return len({one.key for one in forwarded if since_s <= one.at_s <= at_s + ON_THE_WIRE_S})
 
 
-def copied(deliveries: Sequence[Forwarded]) -> set[Key]:
-    """Attempts that two records ask for. One that was put off is asked for again, with one wait more: no copy."""
-    counts = Counter((one.key, one.waits) for one in deliveries)
-    return {key for (key, _), count in counts.items() if count > 1}
+def _copied(deliveries: Sequence[Forwarded], from_s: float, to_s: float) -> set[Key]:
+    """Attempts that a second record asked for in this time. One that was put off has one wait more: that is no copy."""
+    times: defaultdict[tuple[Key, int], list[float]] = defaultdict(list)
+    for one in deliveries:
+        times[one.key, one.waits].append(one.at_s)
+    return {key for (key, _), its in times.items() if len(its) > 1 and from_s <= max(its) <= to_s}
 
 
 def _last_but_one(commits_s: Sequence[float], at_s: float) -> float:

@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
     figures = config.stash[_FIGURES]
     for line in figures.lines():
         terminalreporter.write_line(line)
-    if (name := os.environ.get(_WRITTEN_TO)) and figures.lines():
+    if name := os.environ.get(_WRITTEN_TO):
         figures.write(Path(name))
 
 

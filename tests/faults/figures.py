@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks.report import Report
 from tests.faults.oracle import Verdict
 from tests.faults.trial import Struck
 
@@ -72,11 +72,10 @@ class Figures:
             yield f"{kind:<8} {victim:<16} {len(its):>3}x  {repeats}  |  {bounds}  |  {ready}  |  {works}"
 
     def write(self, path: Path) -> None:
-        """The same into a file, as a benchmark does."""
-        report = Report(path.stem, path.parent)
-        for line in self.lines():
-            report.say(line)
-        report.conclude([])
+        """The same into a file, if anything was tried."""
+        if lines := self.lines():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join([f"make faults, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "", *lines, ""]))
 
 
 def _spread(values: Sequence[float], form: str = ".0f") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.faults.figures import Figures
-from tests.faults.form import CLEAN_EVENTS, KILLS, KILLS_PER_ROUND, ROUNDS, SEED, STOPS
+from tests.faults.form import CLEAN_EVENTS, KILLS, KILLS_PER_ROUND, PER_SECOND, ROUNDS, SEED, STOPS
 from tests.faults.schedule import LONG_STOP_S, STOP_S, Fault, one_each, rounds
 from tests.faults.trial import PROGRAMS, Trial
 from tests.own_stack import OwnStack
@@ -51,7 +51,7 @@ async def test_a_clean_run_repeats_nothing_and_has_one_row_for_each_event(
 async def killed_and_counted(own_stack: OwnStack, figures: Figures, seed: int, faults: Sequence[Fault]) -> None:
     """One load, all these faults while it runs, one of its subscriptions deleted, and the count."""
     print(f"FAULTS_SEED={SEED}")
-    async with Trial(own_stack, await own_stack.fresh_settings(), seed) as trial:
+    async with Trial(own_stack, await own_stack.fresh_settings(), seed, per_second=PER_SECOND) as trial:
         async with trial.load.running():
             await trial.play(faults)
             await trial.load.delete_one()

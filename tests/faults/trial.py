@@ -40,10 +40,11 @@ _RESTART_AFTER_S = 1.0
 RECOVERS_WITHIN_S = 60.0
 
 
-class Watched(Protocol):
+class Parts(Protocol):
     """Who has processes that can be hit: the stack, and the system on it."""
 
     def start(self, name: str) -> None: ...
+    def kill(self, name: str, number: signal.Signals) -> None: ...
     def exit_code(self, name: str) -> int | None: ...
     async def ended(self, name: str) -> int: ...
     async def why_not(self, name: str) -> str: ...
@@ -84,6 +85,7 @@ class Trial:
         self._stopping = AsyncExitStack()
         #: These are dead or frozen because we want it.
         self._victims: set[str] = set()
+        self._restarting = asyncio.Lock()
         self._groups = {
             settings.topics.group(STREAM): (settings.topics.deliveries, settings.topics.events),
             settings.topics.group(SCHEDULER): tuple(map(settings.topics.tier, settings.schedule.tiers_s)),
@@ -113,7 +115,7 @@ class Trial:
     ) -> None:
         await self._stopping.__aexit__(kind, error, trace)
 
-    def _watched(self, name: str) -> Watched:
+    def _parts_with(self, name: str) -> Parts:
         return self._own if name in self._own.names else self.system
 
     # ---- the faults
@@ -126,21 +128,28 @@ class Trial:
 
     async def strike(self, fault: Fault) -> Struck:
         """Kill or freeze the victim, bring it back, and wait until everything works again."""
-        signaled = self._own if fault.victim in self._own.names else self.system
-        async with self.fault(fault.victim, fault.how.name):
-            self._victims.add(fault.victim)
-            signaled.kill(fault.victim, fault.how)
-            if fault.how == KILL:
-                await signaled.ended(fault.victim)
-            try:
-                await asyncio.sleep(fault.duration_s)
-            finally:
-                if fault.how == STOP:
-                    signaled.kill(fault.victim, signal.SIGCONT)
-                else:
-                    signaled.start(fault.victim)
-                self._victims.discard(fault.victim)
+        async with self.fault(fault.victim, fault.how.name), self.away(fault.victim, fault.how):
+            await asyncio.sleep(fault.duration_s)
         return self.struck[-1]
+
+    @asynccontextmanager
+    async def away(self, victim: str, how: signal.Signals = KILL) -> AsyncIterator[None]:
+        """It is killed, told to stop, or frozen; after the block it is started again, or goes on."""
+        parts = self._parts_with(victim)
+        async with self._restarting:
+            self._note_if_ended(victim)
+            self._victims.add(victim)
+            parts.kill(victim, how)
+        if how != STOP:
+            await parts.ended(victim)
+        try:
+            yield
+        finally:
+            if how == STOP:
+                parts.kill(victim, signal.SIGCONT)
+            else:
+                parts.start(victim)
+            self._victims.discard(victim)
 
     @asynccontextmanager
     async def fault(self, victim: str, kind: str) -> AsyncIterator[None]:
@@ -156,7 +165,7 @@ class Trial:
 
     async def _ready_after_s(self, victim: str, name: str) -> float:
         began_s = time.monotonic()
-        while why := await self._watched(victim).why_not(victim) if victim in self.victims else "":
+        while why := await self._parts_with(victim).why_not(victim) if victim in self.victims else "":
             if time.monotonic() - began_s > RECOVERS_WITHIN_S:
                 self.findings.append(Finding("not ready again", name, why))
                 break
@@ -174,13 +183,19 @@ class Trial:
         """Plays the supervisor; a process that ends by itself is started again as well, and is a finding."""
         while True:
             for name in self.victims:
-                watched = self._watched(name)
-                if name not in self._victims and (code := watched.exit_code(name)) is not None:
-                    self.findings.append(Finding("ended by itself", name, f"exit {code}\n{watched.last_words(name)}"))
-                    await watched.ended(name)
-                    await asyncio.sleep(_RESTART_AFTER_S)
-                    watched.start(name)
+                async with self._restarting:
+                    if name not in self._victims and self._note_if_ended(name):
+                        await self._parts_with(name).ended(name)
+                        await asyncio.sleep(_RESTART_AFTER_S)
+                        self._parts_with(name).start(name)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _note_if_ended(self, name: str) -> bool:
+        parts = self._parts_with(name)
+        if (code := parts.exit_code(name)) is None:
+            return False
+        self.findings.append(Finding("ended by itself", name, f"exit {code}\n{parts.last_words(name)}"))
+        return True
 
     # ---- the count
 

@@ -37,16 +37,18 @@ def test_what_was_in_flight_and_what_was_finished_since_the_last_commit_may_come
     assert stream_bound(traffic, KILLED_S) == 2 + 3
 
 
-def test_a_copy_of_an_earlier_crash_may_come_again_and_one_that_was_put_off_is_no_copy() -> None:
-    copied, put_off = Key("copied", 1, 2), Key("put-off", 1, 2)
+def test_a_late_copy_of_an_earlier_crash_may_come_again_and_one_that_was_put_off_is_no_copy() -> None:
+    copied, put_off, old = Key("copied", 1, 2), Key("put-off", 1, 2), Key("old", 1, 2)
     traffic = Traffic(
         arrived=[],
         logged=[],
         deliveries=[
-            Forwarded(copied, 0, 80.0),
-            Forwarded(copied, 0, 81.0),
-            Forwarded(put_off, 0, 80.0),
-            Forwarded(put_off, 1, 81.0),
+            Forwarded(copied, 0, 95.0),
+            Forwarded(copied, 0, 96.0),
+            Forwarded(put_off, 0, 95.0),
+            Forwarded(put_off, 1, 96.0),
+            Forwarded(old, 0, 80.0),
+            Forwarded(old, 0, 81.0),
         ],
         stream_commits_s=[99.0, 99.5],
         scheduler_commits_s=[],
