@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
@@ -72,22 +72,23 @@ class Load:
             str(self._system.api.base_url), timeout=aiohttp.ClientTimeout(_ANSWER_WITHIN_S)
         )
         for number in range(ENDPOINTS):
-            self._endpoints.append(await self._subscribe(f"{'slow' if number % 4 == 0 else 'quick'}-{number}", _ONE))
-        self._wide = [await self._subscribe(f"wide-{number}", _WIDE) for number in range(FAN_OUT)]
-        self._leaving = await self._subscribe("leaving", _ONE, _WIDE)
-        self._probed = await self._subscribe("probe", _PROBE)
-        self._probed_again = await self._subscribe("again", _PROBE)
+            self._endpoints.append(await self.subscribe(f"{'slow' if number % 4 == 0 else 'quick'}-{number}", _ONE))
+        self._wide = [await self.subscribe(f"wide-{number}", _WIDE) for number in range(FAN_OUT)]
+        self._leaving = await self.subscribe("leaving", _ONE, _WIDE)
+        self._probed = await self.subscribe("probe", _PROBE)
+        self._probed_again = await self.subscribe("again", _PROBE)
 
     async def close(self) -> None:
         await self._session.close()
 
-    async def _subscribe(self, path: str, *event_types: str) -> str:
+    async def subscribe(self, path: str, *event_types: str) -> str:
+        """An endpoint of the receiver, and its subscription's id."""
         created = await self._system.subscribe(f"{self._receiver.url}/{path}", event_types=list(event_types))
         return str(created["id"])
 
     async def delete_one(self, within_s: float = 60) -> None:
         """A subscription with events under way is deleted; its producers have just stopped."""
-        await asyncio.gather(*(self._ingest(self._leaving) for _ in range(4 * _FATES)))
+        await asyncio.gather(*(self.ingest(self._leaving) for _ in range(4 * _FATES)))
         self._leaves = True
         self.deleted.add(self._leaving)
         deadline_s = time.monotonic() + within_s
@@ -114,12 +115,12 @@ class Load:
 
     async def burst(self, count: int, producers: int = 32) -> None:
         """So many events, each to one endpoint that takes it at once, as fast as they are answered."""
-        takers = [await self._subscribe(f"clean-{number}", _PROBE) for number in range(FAN_OUT)]
+        takers = [await self.subscribe(f"clean-{number}", _PROBE) for number in range(FAN_OUT)]
         left = iter(range(count))
 
         async def producer() -> None:
             for number in left:
-                await self._ingest(takers[number % len(takers)], _PROBE)
+                await self.ingest(takers[number % len(takers)], _PROBE)
 
         await asyncio.gather(*(producer() for _ in range(producers)))
 
@@ -131,7 +132,7 @@ class Load:
         subscription_id = self._probed_again if retried else self._probed
         deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
-            webhook_id = await self._ingest(subscription_id, _PROBE)
+            webhook_id = await self.ingest(subscription_id, _PROBE)
             if webhook_id and await self._succeeded(webhook_id, deadline_s):
                 return True
             await asyncio.sleep(0.1)
@@ -149,15 +150,15 @@ class Load:
     async def _produce(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             if self._dice.randrange(_WIDE_EVERY) == 0:
-                await self._publish()
+                await self.publish(_WIDE, self._wide, () if self._leaves else (self._leaving,))
             else:
                 choice = self._dice.randrange(ENDPOINTS + 1)
-                await self._ingest((*self._endpoints, self._endpoints[0] if self._leaves else self._leaving)[choice])
+                await self.ingest((*self._endpoints, self._endpoints[0] if self._leaves else self._leaving)[choice])
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._dice.uniform(0.5, 1.5) * self._pause_s):
                     await stop.wait()
 
-    async def _ingest(self, subscription_id: str, event_type: str = _ONE) -> str | None:
+    async def ingest(self, subscription_id: str, event_type: str = _ONE) -> str | None:
         """One event to one subscription; gives its webhook id if there was a 202."""
         number, body = self._next()
         self.sent[number] = Sent(number, body, unanswered=1)
@@ -169,16 +170,20 @@ class Load:
         self.sent[number] = Sent(number, body, owed={webhook_id: subscription_id})
         return webhook_id
 
-    async def _publish(self) -> None:
-        """One event to everybody who wants it."""
+    async def publish(self, event_type: str, owed: Sequence[str], possible: Sequence[str]) -> str | None:
+        """One event to everybody who wants it, and to whom that may be; gives its id if there was a 202."""
         number, body = self._next()
-        self.sent[number] = Sent(number, body, unanswered=FAN_OUT + 1)
-        leaving = () if self._leaves else (self._leaving,)
-        if (told := await self._post("/events", number, _WIDE)) is not None:
-            event_id = str(told["event_id"])
-            owed = {delivery_id(event_id, one): one for one in self._wide}
-            possible = {delivery_id(event_id, one): one for one in leaving}
-            self.sent[number] = Sent(number, body, owed, possible)
+        self.sent[number] = Sent(number, body, unanswered=len(owed) + len(possible))
+        if (told := await self._post("/events", number, event_type)) is None:
+            return None
+        event_id = str(told["event_id"])
+        self.sent[number] = Sent(
+            number,
+            body,
+            {delivery_id(event_id, one): one for one in owed},
+            {delivery_id(event_id, one): one for one in possible},
+        )
+        return event_id
 
     def _next(self) -> tuple[int, bytes]:
         number = next(self._numbers)
@@ -187,16 +192,16 @@ class Load:
         return number, f'{{"n":  {number}, "größe" : 1.50e1,"p":"{padding}" }}'.encode()
 
     async def _post(self, path: str, number: int, event_type: str) -> Mapping[str, object] | None:
-        """What a 202 says. Any other answer but 503 and 404 (of what is being deleted) is a surprise."""
+        """What a 202 says. Any other answer but 404 (it is being deleted) and 503 (with Retry-After) is a surprise."""
         headers = {"Content-Type": "application/json", "X-Event-Type": event_type}
         try:
             async with self._session.post(path, data=self.sent[number].body, headers=headers) as answer:
                 if answer.status == 202:
                     told: Mapping[str, object] = await answer.json()
                     return told
-                if answer.status == 404 and self._leaving in self.deleted and path.endswith(self._leaving):
+                if answer.status == 404 and path.rpartition("/")[2] in self.deleted:
                     self.sent[number] = Sent(number, self.sent[number].body)
-                elif answer.status != 503:
+                elif answer.status != 503 or "Retry-After" not in answer.headers:
                     self.surprises[f"{answer.status}: {(await answer.text())[:200]}"] += 1
         except (aiohttp.ClientError, TimeoutError):
             pass
