@@ -49,7 +49,7 @@ class Load:
         self._dice = random.Random(seed)
         self._pause_s = _PRODUCERS / per_second
         self._numbers = itertools.count(1)
-        self._endpoints: list[str] = []
+        self.endpoints: list[str] = []
         self._wide: list[str] = []
         self._leaving = self._probed = self._probed_again = ""
         self._leaves = False
@@ -72,7 +72,7 @@ class Load:
             str(self._system.api.base_url), timeout=aiohttp.ClientTimeout(_ANSWER_WITHIN_S)
         )
         for number in range(ENDPOINTS):
-            self._endpoints.append(await self.subscribe(f"{'slow' if number % 4 == 0 else 'quick'}-{number}", _ONE))
+            self.endpoints.append(await self.subscribe(f"{'slow' if number % 4 == 0 else 'quick'}-{number}", _ONE))
         self._wide = [await self.subscribe(f"wide-{number}", _WIDE) for number in range(FAN_OUT)]
         self._leaving = await self.subscribe("leaving", _ONE, _WIDE)
         self._probed = await self.subscribe("probe", _PROBE)
@@ -153,14 +153,14 @@ class Load:
                 await self.publish(_WIDE, self._wide, () if self._leaves else (self._leaving,))
             else:
                 choice = self._dice.randrange(ENDPOINTS + 1)
-                await self.ingest((*self._endpoints, self._endpoints[0] if self._leaves else self._leaving)[choice])
+                await self.ingest((*self.endpoints, self.endpoints[0] if self._leaves else self._leaving)[choice])
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._dice.uniform(0.5, 1.5) * self._pause_s):
                     await stop.wait()
 
     async def ingest(self, subscription_id: str, event_type: str = _ONE) -> str | None:
         """One event to one subscription; gives its webhook id if there was a 202."""
-        number, body = self._next()
+        number, body = self.next_event()
         self.sent[number] = Sent(number, body, unanswered=1)
         told = await self._post(f"/ingest/{subscription_id}", number, event_type)
         if told is None:
@@ -172,7 +172,7 @@ class Load:
 
     async def publish(self, event_type: str, owed: Sequence[str], possible: Sequence[str]) -> str | None:
         """One event to everybody who wants it, and to whom that may be; gives its id if there was a 202."""
-        number, body = self._next()
+        number, body = self.next_event()
         self.sent[number] = Sent(number, body, unanswered=len(owed) + len(possible))
         if (told := await self._post("/events", number, event_type)) is None:
             return None
@@ -185,7 +185,8 @@ class Load:
         )
         return event_id
 
-    def _next(self) -> tuple[int, bytes]:
+    def next_event(self) -> tuple[int, bytes]:
+        """Its number and its body."""
         number = next(self._numbers)
         # As no serialiser would write it: bytes that are read and written again are other bytes.
         padding = self._dice.randbytes(self._dice.randrange(_PADDING_MAX_BYTES // 2)).hex()
