@@ -84,6 +84,7 @@ def _unknown(config: Config, connection: Connection) -> str | None:
     """The revision that the database is at, if it is none of ours."""
     ours = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     theirs = set(MigrationContext.configure(connection).get_current_heads())
+    connection.rollback()  # Alembic commits nothing in a transaction that is not its own
     return min(theirs - ours, default=None)
 
 

@@ -6,8 +6,9 @@ in the attempt log. They are so many (--fill) that the worker's memory of what i
 5 % of 200 endpoints fail for ever and 2 % take two seconds.
 
 Each process's size, descriptors and CPU, and how far each group is behind, every ten seconds. Memory is the slope of a
-line through the last two thirds; lag and descriptors are the last third's median against the first's. The scheduler's lag is what is due and still there: what
-waits for an endpoint that fails for ever becomes more all the time, and is told apart.
+line through the last two thirds; lag and descriptors are the last third's median against the first's. The scheduler's
+lag is what is due and still there: what waits for an endpoint that fails for ever becomes more all the time, and is
+told apart.
 """
 
 from __future__ import annotations
