@@ -59,6 +59,8 @@ class Race:
         self._stop = asyncio.Event()
         #: How often what was done.
         self.done: Counter[str] = Counter()
+        #: Requests that were looked at.
+        self.compared = 0
         #: Fan-outs: which subscription the delivery would be of, when the event was accepted.
         self._published: list[tuple[str, Changing, float]] = []
 
@@ -215,9 +217,11 @@ class Race:
         """Requests that went where, when or signed as they must not."""
         by_path = {f"/{change.value}": one for one in self._all for change in one.path.changes}
         found = []
+        self.compared = 0
         for arrival, told in zip(self._receiver.arrivals, arrived(self._receiver), strict=True):
             if one := by_path.get(arrival.path):
-                found += [Finding(what, str(told.key), f"{arrival.path}") for what in _wrong(one, arrival, told)]
+                self.compared += 1
+                found += [Finding(what, str(told.key), f"{arrival.path}") for what in wrongs(one, arrival, told)]
         return [*found, *self._filtered()]
 
     def _filtered(self) -> list[Finding]:
@@ -234,7 +238,8 @@ class Race:
         return found
 
 
-def _wrong(one: Changing, arrival: Arrival, told: Arrived) -> Iterable[str]:
+def wrongs(one: Changing, arrival: Arrival, told: Arrived) -> Iterable[str]:
+    """What is wrong about a request, once all that was asked of its subscription is known."""
     when = known_at(told)
     if arrival.path.removeprefix("/") not in one.path.values(*when):
         yield "at an address that is another's"

@@ -59,11 +59,13 @@ async def test_changes_traffic_and_kills_race_and_every_request_is_as_it_may_be(
         verdict = await trial.count()
         came_back, parked = await came_back_once(settings, trial.struck[0].began_s)
         findings = [*race.findings(), *came_back]
-        line = f"changes that race: {dict(race.done)}, parked {parked} times, {len(findings)} findings"
+        line = f"changes that race: {dict(race.done)}, parked {parked} times"
+        line += f", {race.compared} requests compared with them, {len(findings)} findings"
         print(line, verdict, *findings[:20], sep="\n")
         figures.add(trial.struck, verdict)
         figures.say(line)
         assert parked > 0
+        assert race.compared > 0
         assert verdict.ok, f"FAULTS_SEED={SEED}\n{verdict}"
         assert not findings, f"FAULTS_SEED={SEED}\n" + "\n".join(map(str, findings[:20]))
 
