@@ -14,7 +14,7 @@ from deploy.migrate import _config, _connected
 from shared.database import psycopg2_url
 
 #: As Alembic names it.
-REVISION = "9999-next"
+REVISION = "9999_next"
 _OURS = Path(deploy.migrations.__path__[0]) / "versions"
 _NEWER = Path(__file__).with_name("newer_versions")
 

@@ -7,7 +7,7 @@ from alembic.script import ScriptDirectory
 
 import deploy.migrations
 
-revision = "9999-next"
+revision = "9999_next"
 down_revision = ScriptDirectory(deploy.migrations.__path__[0]).get_current_head()
 branch_labels = None
 depends_on = None
