@@ -1,12 +1,11 @@
-"""Pause, resume, edit, rotate, delete and traffic at the same time, at first in peace and then under kills."""
+"""Pause, resume, edit, rotate, delete and traffic at once; at first in peace, then in storms and under kills."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 
@@ -17,51 +16,76 @@ from tests.faults.figures import Figures
 from tests.faults.form import LONG, SEED
 from tests.faults.oracle import Finding
 from tests.faults.schedule import kills
+from tests.faults.storms import EVERYBODY, everybody_restless
 from tests.faults.trial import Trial
 from tests.kafka_log import read_records
 from tests.own_stack import OwnStack
 from tests.system import API, SCHEDULER, SINK, STREAM
 
-#: A parked webhook is another scheduler's business when one is killed.
-PROGRAMS = (API, STREAM, SCHEDULER, f"{SCHEDULER}#2", SINK)
-PEACE_S = 60.0 if LONG else 10.0
-KILLS = 24 if LONG else 3
-#: Of the load beside the race.
-PER_SECOND = 8.0
+PEACE_S = 60.0 if LONG else 8.0
+STORM_S = 150.0 if LONG else 16.0
+KILLS = 24
+#: Of the load beside the race, events a second.
+PER_SECOND = 12.0
 
 #: A request for a delivery: webhook, attempt, waits.
 Asked = tuple[str, int, int]
 
 
-@pytest.mark.timeout(PEACE_S + 20 * KILLS + 240)
-async def test_changes_traffic_and_kills_race_and_every_request_is_as_it_may_be(
+@pytest.mark.timeout(PEACE_S + STORM_S + 280)
+async def test_workers_schedulers_and_sinks_come_and_go_while_subscriptions_change(
     own_stack: OwnStack, figures: Figures
 ) -> None:
+    async def storm(trial: Trial, race: Race) -> None:
+        async with trial.fault("everybody", "storm"):
+            began_s = asyncio.get_running_loop().time()
+            storming = asyncio.create_task(everybody_restless(trial, STORM_S))
+            await asyncio.sleep(STORM_S / 2)
+            await race.delete(MAY_GO[1])
+            played = await storming
+        figures.say(f"a storm of {asyncio.get_running_loop().time() - began_s:.0f} s: {played}")
+
+    await raced(own_stack, figures, EVERYBODY, storm)
+
+
+@pytest.mark.long_form
+@pytest.mark.timeout(PEACE_S + 20 * KILLS + 240)
+async def test_one_after_the_other_is_killed_while_subscriptions_change(own_stack: OwnStack, figures: Figures) -> None:
+    async def killed(trial: Trial, race: Race) -> None:
+        await race.delete(MAY_GO[1])
+        await trial.play(kills(random.Random(SEED), (STREAM, SCHEDULER, API), KILLS))
+
+    # What is parked is the other scheduler's business when one is killed.
+    await raced(own_stack, figures, (API, STREAM, SCHEDULER, f"{SCHEDULER}#2", SINK), killed)
+
+
+async def raced(
+    own_stack: OwnStack,
+    figures: Figures,
+    programs: tuple[str, ...],
+    disturb: Callable[[Trial, Race], Awaitable[None]],
+) -> None:
+    """Changes and traffic, at first in peace and then not; and the count."""
     settings = await own_stack.fresh_settings()
-    async with Trial(own_stack, settings, SEED, per_second=PER_SECOND, programs=PROGRAMS) as trial:
+    async with Trial(own_stack, settings, SEED, per_second=PER_SECOND, programs=programs) as trial:
         race = Race(trial.system, trial.receiver, trial.load, SEED)
         await race.prepare()
 
-        async def peace_and_kills() -> None:
-            going = iter(MAY_GO)
+        async def meanwhile() -> None:
             await asyncio.sleep(PEACE_S / 2)
-            await race.delete(next(going))
+            await race.delete(MAY_GO[0])
             await asyncio.sleep(PEACE_S / 2)
-            for fault in kills(random.Random(SEED), (STREAM, SCHEDULER, API), KILLS):
-                await asyncio.sleep(fault.gap_s)
-                await trial.strike(fault)
-                for number in itertools.islice(going, 1):
-                    await race.delete(number)
+            await disturb(trial, race)
 
         async with trial.load.running():
-            await race.run(peace_and_kills)
+            await race.run(meanwhile)
             await race.last_events()
         verdict = await trial.count()
         came_back, parked = await came_back_once(settings, trial.struck[0].began_s)
         findings = [*race.findings(), *came_back]
         line = f"changes that race: {dict(race.done)}, parked {parked} times"
         line += f", {race.compared} requests compared with them, {len(findings)} findings"
-        print(line, verdict, *findings[:20], sep="\n")
+        print(line, *trial.struck, verdict, *findings[:20], sep="\n")
         figures.add(trial.struck, verdict)
         figures.say(line)
         assert parked > 0

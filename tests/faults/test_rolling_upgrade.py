@@ -16,7 +16,7 @@ from tests.faults import newer_schema
 from tests.faults.figures import Figures
 from tests.faults.form import SEED
 from tests.faults.oracle import Sent
-from tests.faults.schedule import LEAVE, Fault
+from tests.faults.schedule import LEAVE
 from tests.faults.trial import PROGRAMS, Trial
 from tests.own_stack import OwnStack
 
@@ -44,7 +44,7 @@ async def test_a_newer_schema_a_rolling_restart_and_the_way_back_lose_nothing(
             await rolled(trial)
             await trial.load.delete_one()
         verdict = await trial.count()
-        line = f"to a newer schema and back: {len(trial.struck)} restarts, {verdict.repeated} repeated"
+        line = f"to a newer schema and back: {2 * len(PROGRAMS)} restarts, {verdict.repeated} repeated"
         print(line, *trial.struck, verdict, sep="\n")
         figures.add(trial.struck, verdict)
         figures.say(line)
@@ -52,9 +52,12 @@ async def test_a_newer_schema_a_rolling_restart_and_the_way_back_lose_nothing(
 
 
 async def rolled(trial: Trial) -> None:
-    """Each told to stop and started, when the one before it works again."""
-    for name in PROGRAMS:
-        await trial.strike(Fault(0.0, name, LEAVE, 0.0))
+    """Each told to stop and started, when the one before it is ready again."""
+    async with trial.fault("everybody", "restart"):
+        for name in PROGRAMS:
+            async with trial.away(name, LEAVE):
+                pass
+            await trial.ready_after_s(name, f"{name} after its restart")
 
 
 async def under_load(trial: Trial, migrate: Callable[[], None]) -> None:
