@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lock lock-kafka up test check faults bench format clean
+.PHONY: help venv lock lock-kafka up test check faults soak bench format clean
 
 help: ## list these commands
 	@$(PYTHON) -c "import re; [print(f'  make {n:<10} {t}') for n, t in re.findall(r'^([a-z-]+):[^#\n]*## (.+)', open('Makefile').read(), re.M)]"
@@ -62,6 +62,9 @@ test: venv ## everything CI runs, on real parts, and how long each suite took
 # The part of the fault tests that kills, at length; FAULTS_SEED=n repeats a schedule.
 faults: venv ## kill and freeze every process under load and count what is lost or repeated, into docs (about an hour)
 	FAULTS=long FAULTS_FIGURES=docs/reliability-figures.txt $(BIN)/pytest tests/faults
+
+soak: venv ## all processes for half an hour at half of full speed with bad endpoints: memory, lag, descriptors, CPU, into docs/benchmarks
+	$(BIN)/python -m tests.benchmarks.soak --minutes 30 --write docs/benchmarks
 
 # Both go on to the end: one limit that does not hold hides nothing.
 bench: venv ## what a delivery costs and what bad endpoints cost the others, with their limits, into docs/benchmarks (half an hour)

@@ -54,7 +54,10 @@ def migrate() -> None:
         _end(str(error), 2)
     except HooklogError as error:
         _end(f"{error}", 1)
-    typer.echo("database: at the newest migration")
+    if prepared.newer_schema:
+        typer.echo(f"database: at migration {prepared.newer_schema} of a newer version, left as it is")
+    else:
+        typer.echo("database: at the newest migration")
     typer.echo(f"topics: created {', '.join(prepared.topics)}" if prepared.topics else "topics: all there")
     if prepared.resealed_rows:
         typer.echo(f"secrets: {prepared.resealed_rows} rows sealed again under the first key of ENCRYPTION_KEY")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, create_engine, text
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import NullPool
@@ -21,8 +23,11 @@ _LOCK_TIMEOUT_S = 120
 _NO_SUCH_DATABASE = re.compile(r'database ".*" does not exist')
 
 
-def migrate(database_url: str) -> None:
+def migrate(database_url: str) -> str | None:
     """Create the database when it is missing, then every migration that it lacks.
+
+    A newer version may have been here: then its schema stays as it is, since what an older version needs is in it, and
+    its revision is given.
 
     Raises StoreUnavailable when Postgres cannot be reached, ConfigurationError when the URL is none. Each migration is
     a transaction: after a failure the schema is at the last one that succeeded.
@@ -31,7 +36,7 @@ def migrate(database_url: str) -> None:
     try:
         if not _exists(url):
             _create(url)
-        _upgrade(url)
+        return _upgrade(url)
     except sa_exc.OperationalError as error:
         raise StoreUnavailable(one_line(error)) from error
 
@@ -58,17 +63,29 @@ def _create(url: URL) -> None:
                 raise
 
 
-def _upgrade(url: URL) -> None:
+def _upgrade(url: URL) -> str | None:
     with _connected(url) as connection:
         # Held by the session, not by a transaction: Alembic commits in between.
         connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": LOCK_MIGRATIONS})
         connection.commit()
         try:
-            command.upgrade(_config(connection), "head")
+            config = _config(connection)
+            if newer := _unknown(config, connection):
+                return newer
+            command.upgrade(config, "head")
+            return None
         finally:
             connection.rollback()
             connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": LOCK_MIGRATIONS})
             connection.commit()
+
+
+def _unknown(config: Config, connection: Connection) -> str | None:
+    """The revision that the database is at, if it is none of ours."""
+    ours = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    theirs = set(MigrationContext.configure(connection).get_current_heads())
+    connection.rollback()  # Alembic commits nothing in a transaction that is not its own
+    return min(theirs - ours, default=None)
 
 
 def _config(connection: Connection) -> Config:

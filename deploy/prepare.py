@@ -19,6 +19,8 @@ class Prepared:
 
     topics: list[str]
     resealed_rows: int
+    #: The revision of a schema that a newer version made, and that was left as it is.
+    newer_schema: str | None = None
 
 
 async def prepare_stores(settings: Settings) -> Prepared:
@@ -29,9 +31,9 @@ async def prepare_stores(settings: Settings) -> Prepared:
     url = settings.database_url.get_secret_value()
     key = settings.encryption_key.get_secret_value()
     cipher = Cipher(key) if key else None  # who only migrates needs none
-    _, created = await asyncio.gather(asyncio.to_thread(migrate, url), ensure_topics(settings))
+    newer_schema, created = await asyncio.gather(asyncio.to_thread(migrate, url), ensure_topics(settings))
     resealed_rows = await asyncio.to_thread(_prepare_secrets, url, cipher) if cipher else 0
-    return Prepared(created, resealed_rows)
+    return Prepared(created, resealed_rows, newer_schema)
 
 
 def _prepare_secrets(url: str, cipher: Cipher) -> int:

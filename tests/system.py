@@ -58,22 +58,29 @@ class System:
         self.api = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._ports[API]}", timeout=15)
 
     async def __aenter__(self) -> System:
-        for name in self._names:
-            self.start(name)
-        await self.ready()
+        try:
+            for name in self._names:
+                self.start(name)
+            await self.ready()
+        except BaseException:
+            await self._end()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._end()
+        if error is not None:
+            sys.stderr.write(self.tail())
+
+    async def _end(self) -> None:
         await self.api.aclose()
         for child in self._children.values():
             child.terminate()
         for name in list(self._children):
             await self.ended(name, within_s=25)
         self._leash.close()
-        if error is not None:
-            sys.stderr.write(self.tail())
 
     def _new_port(self, name: str) -> None:
         self._ports[name] = free_port(taken=set(self._ports.values()))

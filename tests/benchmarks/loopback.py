@@ -1,7 +1,8 @@
 """The receiver of the delivery benchmarks: a process of its own, one loopback address for each endpoint.
 
-It answers at once; the first few endpoints can be told to answer late, or never. Every arrival is noted with its time
-and its stamp, the number a payload begins with. CLOCK_MONOTONIC is one clock for all processes of a machine.
+It answers at once; the first few endpoints can be told to answer late, or never, and others to fail. Every arrival is
+noted with its time and its stamp, the number a payload begins with. CLOCK_MONOTONIC is one clock for all processes of a
+machine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import uvloop
 from deploy.program import free_port
 
 STAMP_DIGITS = 20
+FAILURE = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nserver: sink\r\ncontent-type: text/plain\r\n\r\nok"
 
 
@@ -79,6 +81,7 @@ class _Seen:
 
     def __init__(self) -> None:
         self.late, self.late_s = 0, 0.0
+        self._failing = range(0)
         self.clear()
 
     def clear(self) -> None:
@@ -97,8 +100,20 @@ class _Seen:
         """The first so many answer after ``late_s``; infinite: never."""
         self.late, self.late_s = int(endpoints), late_s
 
+    def make_fail(self, first: float, endpoints: float) -> None:
+        """So many endpoints from this one on answer 500."""
+        self._failing = range(int(first), int(first + endpoints))
+
+    def fails(self, endpoint: int) -> bool:
+        return endpoint in self._failing
+
     def count(self) -> int:
         return len(self._at_ns)
+
+    def counts(self, of_all: float) -> tuple[int, int]:
+        """Arrivals at endpoints from ``of_all`` on, and how many stamps those had."""
+        stamps = [stamp for endpoint, stamp in zip(self._endpoints, self._stamps, strict=True) if endpoint >= of_all]
+        return len(stamps), len(set(stamps))
 
     def rate(self, first: float, last: float) -> float:
         """Arrivals a second, from one arrival to another, both counted from 0."""
@@ -139,7 +154,9 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         late_s = self._seen.arrived(self._endpoint, int(self._body[:STAMP_DIGITS]))
         self._body = b""
-        if not late_s:
+        if self._seen.fails(self._endpoint):
+            self._transport.write(FAILURE)
+        elif not late_s:
             self._transport.write(ANSWER)
         elif late_s < math.inf:
             asyncio.get_running_loop().call_later(late_s, self._answer_late)

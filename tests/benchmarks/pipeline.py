@@ -54,6 +54,11 @@ class Running:
         self._child, self._leash, self._health_port = child, leash, health_port
         self._stat = Path(f"/proc/{child.pid}/stat")
 
+    @property
+    def url(self) -> str:
+        """Of its health, and of the API if it is one."""
+        return f"http://127.0.0.1:{self._health_port}"
+
     def cpu_s(self) -> float:
         """User and system time, so far."""
         fields = self._stat.read_text().rpartition(")")[2].split()
@@ -64,6 +69,14 @@ class Running:
         status = self._stat.with_name("status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
+    def rss_now_mib(self) -> float:
+        """What it has now."""
+        return int(self._stat.with_name("status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(os.listdir(self._stat.with_name("fd")))
+
     @property
     def ended(self) -> bool:
         return self._child.poll() is not None
@@ -73,7 +86,7 @@ class Running:
         async with httpx.AsyncClient(timeout=5) as client, asyncio.timeout(_READY_WITHIN_S):
             while not self.ended:
                 try:
-                    if (await client.get(f"http://127.0.0.1:{self._health_port}/ready")).status_code == 200:
+                    if (await client.get(f"{self.url}/ready")).status_code == 200:
                         return
                 except httpx.HTTPError:
                     pass
@@ -128,7 +141,8 @@ class Pipeline:
         """``python -m`` this, with nothing of our own environment but its paths."""
         port = free_port()
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV") if name in os.environ}
-        environment = kept | as_environment(self.settings) | {"HEALTH_PORT": str(port), "PYTHONPATH": str(_ROOT)}
+        environment = kept | as_environment(self.settings) | {"PYTHONPATH": str(_ROOT)}
+        environment |= dict.fromkeys(("HEALTH_PORT", "API_PORT"), str(port))
         pairs = [f"{name}={value}" for name, value in environment.items()]
         program = Program(module[0], ("env", "-i", *pairs, sys.executable, "-m", *module), directory=self.folder)
         with (self.folder / f"{module[0]}.log").open("ab") as log:

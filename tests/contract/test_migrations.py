@@ -15,8 +15,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 from sqlmodel import SQLModel
+from typer.testing import CliRunner
 
 import shared.tables  # noqa: F401 - fills SQLModel.metadata
+from cli.main import app
 from deploy.migrate import migrate
 from shared.database import Database
 from shared.encryption import Cipher, generate_key, verify_key
@@ -24,6 +26,7 @@ from shared.errors import ConfigurationError, StoreUnavailable
 from shared.settings import Settings
 from shared.subscriptions import SubscriptionStore
 from tests.stacks import Stack
+from tests.system import as_environment
 
 
 @pytest.fixture
@@ -53,6 +56,30 @@ def test_processes_that_migrate_at_once_all_succeed(no_database: str) -> None:
     with ThreadPoolExecutor(4) as threads:
         runs = [threads.submit(migrate, no_database) for _ in range(4)]
     assert [run.result() for run in runs] == [None] * 4
+
+
+def test_the_schema_of_a_newer_version_is_left_as_it_is(no_database: str) -> None:
+    """What an older version needs is in it: one that is rolled back to must start."""
+    assert migrate(no_database) is None
+    database = Database(no_database)
+    with database.transaction() as connection:
+        connection.execute(text("update alembic_version set version_num = 'of-a-newer-one'"))
+        connection.execute(text("alter table subscriptions add column of_a_newer_one text"))
+    assert migrate(no_database) == "of-a-newer-one"
+    with database.transaction() as connection:
+        assert connection.execute(text("select version_num from alembic_version")).scalar_one() == "of-a-newer-one"
+        connection.execute(text("select of_a_newer_one from subscriptions"))
+    database.close()
+
+
+def test_hooklog_migrate_says_that_the_schema_is_newer(topics_ready: Settings) -> None:
+    database = Database(topics_ready.database_url.get_secret_value())
+    with database.transaction() as connection:
+        connection.execute(text("update alembic_version set version_num = 'of-a-newer-one'"))
+    database.close()
+    done = CliRunner().invoke(app, ["migrate"], env=as_environment(topics_ready))
+    assert done.exit_code == 0, done.output
+    assert "database: at migration of-a-newer-one of a newer version, left as it is" in done.stdout
 
 
 def test_migrating_leaves_the_logging_of_its_caller_alone(settings: Settings) -> None:

@@ -41,22 +41,22 @@ class Traffic:
     scheduler_commits_s: Sequence[float]
 
 
-def stream_bound(traffic: Traffic, at_s: float) -> int:
-    """What was in flight when the stream worker ended, and what it had finished since its last commit.
+def stream_bound(traffic: Traffic, at_s: float, workers: int = 1) -> int:
+    """What was in flight when a stream worker ended, and what had been finished since its last commit.
 
     And what is twice in `deliveries` for an earlier crash's sake: the first copy may be behind it, the other before it.
     """
     logged = {one.key: one.at_s for one in reversed(traffic.logged) if one.kind == "attempt"}
     begun = {one.key for one in traffic.arrived if one.at_s <= at_s + ON_THE_WIRE_S}
     in_flight = {key for key in begun if logged.get(key, at_s + 1) > at_s}
-    since_s = _last_but_one(traffic.stream_commits_s, at_s) - CONFIRMED_LATE_S
+    since_s = _last_but_one(traffic.stream_commits_s, at_s, max(workers, 1)) - CONFIRMED_LATE_S
     finished = {key for key, ended_s in logged.items() if since_s <= ended_s <= at_s + ON_THE_WIRE_S}
     return len(in_flight | finished | _copied(traffic.deliveries, since_s - CATCHES_UP_S, at_s + CATCHES_UP_S))
 
 
-def scheduler_bound(traffic: Traffic, at_s: float) -> int:
+def scheduler_bound(traffic: Traffic, at_s: float, schedulers: int = 1) -> int:
     """What the scheduler had put into `deliveries` since its last commit: it is put there again."""
-    since_s = _last_but_one(traffic.scheduler_commits_s, at_s) - CONFIRMED_LATE_S
+    since_s = _last_but_one(traffic.scheduler_commits_s, at_s, max(schedulers, 1)) - CONFIRMED_LATE_S
     forwarded = (one for one in traffic.deliveries if one.key.attempt > 1 or one.waits)
     return len({one.key for one in forwarded if since_s <= one.at_s <= at_s + ON_THE_WIRE_S})
 
@@ -69,7 +69,10 @@ def _copied(deliveries: Sequence[Forwarded], from_s: float, to_s: float) -> set[
     return {key for (key, _), its in times.items() if len(its) > 1 and from_s <= max(its) <= to_s}
 
 
-def _last_but_one(commits_s: Sequence[float], at_s: float) -> float:
-    """The last commit that arrived was drawn up after the one before it: what was finished since is in neither."""
+def _last_but_one(commits_s: Sequence[float], at_s: float, members: int) -> float:
+    """The last commit that arrived was drawn up after the one before it: what was finished since is in neither.
+
+    Of several members, who commit in turn, two each.
+    """
     before = bisect_right(commits_s, at_s)
-    return commits_s[before - 2] if before >= 2 else 0.0
+    return commits_s[before - 2 * members] if before >= 2 * members else 0.0

@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ class Load:
         self._dice = random.Random(seed)
         self._pause_s = _PRODUCERS / per_second
         self._numbers = itertools.count(1)
-        self._endpoints: list[str] = []
+        self.endpoints: list[str] = []
         self._wide: list[str] = []
         self._leaving = self._probed = self._probed_again = ""
         self._leaves = False
@@ -76,22 +76,23 @@ class Load:
             str(self._system.api.base_url), timeout=aiohttp.ClientTimeout(_ANSWER_WITHIN_S)
         )
         for number in range(ENDPOINTS):
-            self._endpoints.append(await self._subscribe(f"{'slow' if number % 4 == 0 else 'quick'}-{number}", _ONE))
-        self._wide = [await self._subscribe(f"wide-{number}", _WIDE) for number in range(FAN_OUT)]
-        self._leaving = await self._subscribe("leaving", _ONE, _WIDE)
-        self._probed = await self._subscribe("probe", _PROBE)
-        self._probed_again = await self._subscribe("again", _PROBE)
+            self.endpoints.append(await self.subscribe(f"{'slow' if number % 4 == 0 else 'quick'}-{number}", _ONE))
+        self._wide = [await self.subscribe(f"wide-{number}", _WIDE) for number in range(FAN_OUT)]
+        self._leaving = await self.subscribe("leaving", _ONE, _WIDE)
+        self._probed = await self.subscribe("probe", _PROBE)
+        self._probed_again = await self.subscribe("again", _PROBE)
 
     async def close(self) -> None:
         await self._session.close()
 
-    async def _subscribe(self, path: str, *event_types: str) -> str:
+    async def subscribe(self, path: str, *event_types: str) -> str:
+        """An endpoint of the receiver, and its subscription's id."""
         created = await self._system.subscribe(f"{self._receiver.url}/{path}", event_types=list(event_types))
         return str(created["id"])
 
     async def delete_one(self, within_s: float = 60) -> None:
         """A subscription with events under way, and retries of some, is deleted."""
-        await asyncio.gather(*(self._ingest(self._leaving) for _ in range(4 * _FATES)))
+        await asyncio.gather(*(self.ingest(self._leaving) for _ in range(4 * _FATES)))
         self._leaves = True
         self.deleted.add(self._leaving)
         deadline_s = time.monotonic() + within_s
@@ -118,12 +119,12 @@ class Load:
 
     async def burst(self, count: int, producers: int = 32) -> None:
         """So many events, each to one endpoint that takes it at once, as fast as they are answered."""
-        takers = [await self._subscribe(f"clean-{number}", _PROBE) for number in range(FAN_OUT)]
+        takers = [await self.subscribe(f"clean-{number}", _PROBE) for number in range(FAN_OUT)]
         left = iter(range(count))
 
         async def producer() -> None:
             for number in left:
-                await self._ingest(takers[number % len(takers)], _PROBE)
+                await self.ingest(takers[number % len(takers)], _PROBE)
 
         await asyncio.gather(*(producer() for _ in range(producers)))
 
@@ -135,7 +136,7 @@ class Load:
         subscription_id = self._probed_again if retried else self._probed
         deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
-            webhook_id = await self._ingest(subscription_id, _PROBE)
+            webhook_id = await self.ingest(subscription_id, _PROBE)
             if webhook_id and await self._succeeded(webhook_id, deadline_s):
                 return True
             await asyncio.sleep(0.1)
@@ -154,17 +155,17 @@ class Load:
         while not stop.is_set():
             tries = _TRIES_MAX if self._dice.randrange(_KEYED_EVERY) == 0 else 1
             if self._dice.randrange(_WIDE_EVERY) == 0:
-                await self._publish(tries)
+                await self.publish(_WIDE, self._wide, () if self._leaves else (self._leaving,), tries)
             else:
-                one = self._dice.choice((*self._endpoints, self._leaving))
-                await self._ingest(self._endpoints[0] if self._leaves and one == self._leaving else one, tries=tries)
+                one = self._dice.choice((*self.endpoints, self._leaving))
+                await self.ingest(self.endpoints[0] if self._leaves and one == self._leaving else one, tries=tries)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._dice.uniform(0.5, 1.5) * self._pause_s):
                     await stop.wait()
 
-    async def _ingest(self, subscription_id: str, event_type: str = _ONE, tries: int = 1) -> str | None:
+    async def ingest(self, subscription_id: str, event_type: str = _ONE, tries: int = 1) -> str | None:
         """One event to one subscription; gives its webhook id if there was a 202."""
-        number = self._next(may_become=1)
+        number = self.next_event(may_become=1)
         told = await self._post(f"/ingest/{subscription_id}", number, event_type, tries)
         if told is None:
             return None
@@ -173,17 +174,22 @@ class Load:
         self.sent[number] = replace(self.sent[number], owed={webhook_id: subscription_id})
         return webhook_id
 
-    async def _publish(self, tries: int) -> None:
-        """One event to everybody who wants it."""
-        number = self._next(may_become=FAN_OUT + 1)
-        if (told := await self._post("/events", number, _WIDE, tries)) is not None:
-            event_id = str(told["event_id"])
-            owed = {delivery_id(event_id, one): one for one in self._wide}
-            # It may leave before the event is fanned out.
-            possible = {delivery_id(event_id, self._leaving): self._leaving}
-            self.sent[number] = replace(self.sent[number], owed=owed, possible=possible)
+    async def publish(
+        self, event_type: str, owed: Sequence[str], possible: Sequence[str], tries: int = 1
+    ) -> str | None:
+        """One event to everybody who wants it, and to whom that may be; gives its id if there was a 202."""
+        number = self.next_event(may_become=len(owed) + len(possible))
+        if (told := await self._post("/events", number, event_type, tries)) is None:
+            return None
+        event_id = str(told["event_id"])
+        self.sent[number] = replace(
+            self.sent[number],
+            owed={delivery_id(event_id, one): one for one in owed},
+            possible={delivery_id(event_id, one): one for one in possible},
+        )
+        return event_id
 
-    def _next(self, may_become: int) -> int:
+    def next_event(self, may_become: int) -> int:
         """The number of a new event; until there is an answer, nobody knows what became of it."""
         number = next(self._numbers)
         # As no serialiser would write it: bytes that are read and written again are other bytes.
@@ -195,7 +201,7 @@ class Load:
     async def _post(self, path: str, number: int, event_type: str, tries: int) -> Mapping[str, object] | None:
         """What a 202 says. More than one try: with a key, so that all of them are one event.
 
-        Any other answer but 503 and 404 (of what is being deleted) is a surprise.
+        Any other answer but 503 (with Retry-After) and 404 (of what is being deleted) is a surprise.
         """
         headers = {"Content-Type": "application/json", "X-Event-Type": event_type}
         if tries > 1:
@@ -209,11 +215,11 @@ class Load:
                             self.sent[number] = replace(self.sent[number], unanswered=0)
                         told: Mapping[str, object] = await answer.json()
                         return told
-                    if answer.status == 404 and self._leaving in self.deleted and path.endswith(self._leaving):
+                    if answer.status == 404 and path.rpartition("/")[2] in self.deleted:
                         if not earlier:
                             self.sent[number] = replace(self.sent[number], unanswered=0)
                         return None
-                    if answer.status != 503:
+                    if answer.status != 503 or "Retry-After" not in answer.headers:
                         self.surprises[f"{answer.status}: {(await answer.text())[:200]}"] += 1
                         return None
             await asyncio.sleep(self._pause_s)

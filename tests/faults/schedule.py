@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 KILL = signal.SIGKILL
 STOP = signal.SIGSTOP
+LEAVE = signal.SIGTERM
 
 #: Past the session timeout of a group, 10 s.
 STOP_S = 12.0
@@ -20,13 +21,13 @@ GAP_MAX_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One process, killed (whoever watches over it starts it again) or frozen for a while."""
+    """One process, killed or told to leave (whoever watches over it starts it again), or frozen for a while."""
 
     #: From the time when the victim before it was ready again.
     gap_s: float
     victim: str
     how: signal.Signals
-    #: How long it is frozen, or stays away after a kill.
+    #: How long it is frozen, or stays away.
     duration_s: float
 
     def __str__(self) -> str:
@@ -72,6 +73,16 @@ def rounds(
         dice.shuffle(faults)
         made.append(tuple(faults))
     return tuple(made)
+
+
+def storm(seed: int, victim: str, *, frozen_first: bool, frozen_again: bool) -> Iterator[Fault]:
+    """What one process of many goes through, without end: it leaves, is killed, or is frozen."""
+    dice = random.Random(f"{seed} {victim}")
+    if frozen_first:
+        yield _fault(dice, victim, STOP, STOP_S)
+    while True:
+        [how] = dice.choices((LEAVE, KILL, STOP), (4, 3, 1 if frozen_again else 0))
+        yield _fault(dice, victim, how, STOP_S if how == STOP else dice.uniform(0.2, 2.0))
 
 
 def _fault(dice: random.Random, victim: str, how: signal.Signals, duration_s: float) -> Fault:

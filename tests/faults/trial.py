@@ -75,9 +75,18 @@ class Struck:
 class Trial:
     """A receiver, a system and a load on a stack of its own, and somebody who starts again whatever ends."""
 
-    def __init__(self, own: OwnStack, settings: Settings, seed: int, *, per_second: float = 40.0) -> None:
-        self._own, self.settings = own, settings
-        self.receiver, self.system = Receiver(), System(settings)
+    def __init__(
+        self,
+        own: OwnStack,
+        settings: Settings,
+        seed: int,
+        *,
+        per_second: float = 40.0,
+        programs: tuple[str, ...] = PROGRAMS,
+    ) -> None:
+        """``programs``: ``delivery-stream#2`` is a second one of its kind."""
+        self._own, self.settings, self._programs = own, settings, programs
+        self.receiver, self.system = Receiver(), System(settings, only=programs)
         self.load = Load(self.system, self.receiver, seed, per_second=per_second)
         self.struck: list[Struck] = []
         #: What must not be, and is none of the oracle's business.
@@ -85,6 +94,8 @@ class Trial:
         self._stopping = AsyncExitStack()
         #: These are dead or frozen because we want it.
         self._victims: set[str] = set()
+        #: Whom we took away, and when.
+        self._losses: list[tuple[float, str]] = []
         self._restarting = asyncio.Lock()
         self._groups = {
             settings.topics.group(STREAM): (settings.topics.deliveries, settings.topics.events),
@@ -95,7 +106,7 @@ class Trial:
     @property
     def victims(self) -> tuple[str, ...]:
         """Everything that can be hit here."""
-        return (*PROGRAMS, *self._own.names)
+        return (*self._programs, *self._own.names)
 
     async def __aenter__(self) -> Trial:
         async with AsyncExitStack() as stopping:
@@ -139,9 +150,10 @@ class Trial:
         async with self._restarting:
             self._note_if_ended(victim)
             self._victims.add(victim)
+            self._losses.append((time.time(), victim))
             parts.kill(victim, how)
-        if how != STOP:
-            await parts.ended(victim)
+        if how != STOP and (code := await parts.ended(victim)) and how == signal.SIGTERM and victim in self._programs:
+            self.findings.append(Finding("did not stop in order", victim, f"exit {code}\n{parts.last_words(victim)}"))
         try:
             yield
         finally:
@@ -159,11 +171,12 @@ class Trial:
         over_s = time.time()
         name = f"{len(self.struck) + 1}. {kind} of {victim}"
         ready_after_s, works_after_s = await asyncio.gather(
-            self._ready_after_s(victim, name), self._works_after_s(victim, name)
+            self.ready_after_s(victim, name), self._works_after_s(victim, name)
         )
         self.struck.append(Struck(name, victim, kind, began_s, over_s, ready_after_s, works_after_s))
 
-    async def _ready_after_s(self, victim: str, name: str) -> float:
+    async def ready_after_s(self, victim: str, name: str) -> float:
+        """How long it took until it says that it is ready; that it does not is a finding about ``name``."""
         began_s = time.monotonic()
         while why := await self._parts_with(victim).why_not(victim) if victim in self.victims else "":
             if time.monotonic() - began_s > RECOVERS_WITHIN_S:
@@ -175,7 +188,7 @@ class Trial:
     async def _works_after_s(self, victim: str, name: str) -> float:
         began_s = time.monotonic()
         # Without a scheduler all works but retries.
-        if not await self.load.probe(RECOVERS_WITHIN_S, retried=victim == SCHEDULER):
+        if not await self.load.probe(RECOVERS_WITHIN_S, retried=kind_of(victim) == SCHEDULER):
             self.findings.append(Finding("nothing arrives", name, f"for {RECOVERS_WITHIN_S:.0f} s"))
         return time.monotonic() - began_s
 
@@ -210,7 +223,7 @@ class Trial:
             self._commits[self.settings.topics.group(STREAM)],
             self._commits[self.settings.topics.group(SCHEDULER)],
         )
-        verdict = judge(books, [_window(one, traffic) for one in self.struck])
+        verdict = judge(books, [self._window(one, traffic) for one in self.struck])
         surprises = [Finding("an answer nobody should get", what, f"{n}") for what, n in self.load.surprises.items()]
         return replace(verdict, findings=(*verdict.findings, *self.findings, *surprises))
 
@@ -231,13 +244,22 @@ class Trial:
             await asyncio.sleep(0.3)
         self.findings += [Finding("not finished in time", what, f"{count}") for what, count in left.items()]
 
+    def _window(self, struck: Struck, traffic: Traffic) -> Window:
+        """The fault with what it may repeat: as much as each process that was lost in it."""
+        losses = [one for one in self._losses if struck.began_s <= one[0] <= struck.over_s]
+        bound = sum(self._bound(*one, traffic) for one in losses or [(struck.began_s, struck.victim)])
+        ended_s = struck.over_s + max(struck.ready_after_s, struck.works_after_s)
+        return Window(struck.name, struck.began_s, ended_s, bound)
 
-def _window(struck: Struck, traffic: Traffic) -> Window:
-    """The fault with what it may repeat. Losing the API, the sink or a store repeats nothing."""
-    if struck.victim == STREAM or struck.victim.startswith(KAFKA):
-        bound = stream_bound(traffic, struck.began_s)
-    elif struck.victim == SCHEDULER:
-        bound = scheduler_bound(traffic, struck.began_s)
-    else:
-        bound = 0
-    return Window(struck.name, struck.began_s, struck.over_s + max(struck.ready_after_s, struck.works_after_s), bound)
+    def _bound(self, at_s: float, victim: str, traffic: Traffic) -> int:
+        """Losing the API, the sink or a store repeats nothing."""
+        kind = kind_of(victim)
+        alike = sum(kind_of(name) == kind for name in self._programs)
+        if kind == STREAM or kind.startswith(KAFKA):
+            return stream_bound(traffic, at_s, alike)
+        return scheduler_bound(traffic, at_s, alike) if kind == SCHEDULER else 0
+
+
+def kind_of(name: str) -> str:
+    """``delivery-stream#2`` -> ``delivery-stream``."""
+    return name.partition("#")[0]

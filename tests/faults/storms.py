@@ -1,0 +1,41 @@
+"""Everything of which there are several joins, leaves, is killed and is frozen at random, all at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from tests.faults.form import LONG, SEED
+from tests.faults.schedule import LEAVE, storm
+from tests.faults.trial import PROGRAMS, Trial
+from tests.system import API, SCHEDULER, SINK, STREAM
+
+WORKERS = (STREAM, f"{STREAM}#2", f"{STREAM}#3")
+OTHERS = (SCHEDULER, f"{SCHEDULER}#2", SINK, f"{SINK}#2")
+#: One API: its producers know one address.
+EVERYBODY = (*dict.fromkeys((*PROGRAMS, *WORKERS, *OTHERS)),)
+
+
+async def everybody_restless(trial: Trial, seconds: float) -> str:
+    """Each on its own, so that any of them may be away together; how often what was done."""
+    dice = random.Random(SEED)
+    frozen = {dice.choice(WORKERS), dice.choice(OTHERS)}
+    ends_s = time.monotonic() + seconds
+    counts = dict.fromkeys(("SIGTERM", "SIGKILL", "SIGSTOP"), 0)
+
+    async def restless(name: str) -> None:
+        for fault in storm(SEED, name, frozen_first=name in frozen, frozen_again=LONG and name != API):
+            await asyncio.sleep(fault.gap_s)
+            if time.monotonic() + fault.duration_s > ends_s:
+                return
+            async with trial.away(name, fault.how):
+                await asyncio.sleep(fault.duration_s)
+            counts[fault.how.name] += 1
+            await trial.ready_after_s(name, f"{name} after {fault.how.name}")
+
+    async with asyncio.TaskGroup() as together:
+        for name in EVERYBODY:
+            together.create_task(restless(name))
+    assert counts[LEAVE.name] >= 2
+    return ", ".join(f"{count} {how}" for how, count in counts.items())
