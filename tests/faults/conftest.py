@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    if not LONG and not config.stash[_LEFT_OUT]:
+        return
     form = "long form" if LONG else f"SHORT FORM: {config.stash[_LEFT_OUT]} tests are in `make faults` alone"
     terminalreporter.section(f"faults, {form}; FAULTS_SEED={SEED}")
     figures = config.stash[_FIGURES]
