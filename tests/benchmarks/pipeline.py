@@ -44,6 +44,8 @@ _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 25.0
 #: Whoever did not leave its group is in it for a session.
 _GROUP_EMPTY_WITHIN_S = 15.0
+#: As /proc/net/tcp calls it; one that the other side has closed and we have not is another.
+_ESTABLISHED = "01"
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -74,8 +76,11 @@ class Running:
         return int(self._stat.with_name("status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
 
     def descriptors(self) -> int:
-        """How many it has open."""
-        return len(os.listdir(self._stat.with_name("fd")))
+        """How many it has open; connections that others opened to its port, and keep, are theirs."""
+        port = f":{self._health_port:04X}"
+        rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+        theirs = sum(local.endswith(port) and state == _ESTABLISHED for _, local, _, state, *_ in rows)
+        return len(os.listdir(self._stat.with_name("fd"))) - theirs
 
     @property
     def ended(self) -> bool:

@@ -41,17 +41,29 @@ class Traffic:
     scheduler_commits_s: Sequence[float]
 
 
+def in_flight(traffic: Traffic, at_s: float) -> set[Key]:
+    """What was at the receiver, or on its way there, and whose end was not in Kafka."""
+    logged = _logged_s(traffic)
+    begun = {one.key for one in traffic.arrived if one.at_s <= at_s + ON_THE_WIRE_S}
+    return {key for key in begun if logged.get(key, at_s + 1) > at_s}
+
+
+def _logged_s(traffic: Traffic) -> dict[Key, float]:
+    """When each attempt was first in the log."""
+    return {one.key: one.at_s for one in reversed(traffic.logged) if one.kind == "attempt"}
+
+
 def stream_bound(traffic: Traffic, at_s: float, workers: int = 1) -> int:
     """What was in flight when a stream worker ended, and what had been finished since its last commit.
 
     And what is twice in `deliveries` for an earlier crash's sake: the first copy may be behind it, the other before it.
     """
-    logged = {one.key: one.at_s for one in reversed(traffic.logged) if one.kind == "attempt"}
-    begun = {one.key for one in traffic.arrived if one.at_s <= at_s + ON_THE_WIRE_S}
-    in_flight = {key for key in begun if logged.get(key, at_s + 1) > at_s}
+    logged = _logged_s(traffic)
     since_s = _last_but_one(traffic.stream_commits_s, at_s, max(workers, 1)) - CONFIRMED_LATE_S
     finished = {key for key, ended_s in logged.items() if since_s <= ended_s <= at_s + ON_THE_WIRE_S}
-    return len(in_flight | finished | _copied(traffic.deliveries, since_s - CATCHES_UP_S, at_s + CATCHES_UP_S))
+    return len(
+        in_flight(traffic, at_s) | finished | _copied(traffic.deliveries, since_s - CATCHES_UP_S, at_s + CATCHES_UP_S)
+    )
 
 
 def scheduler_bound(traffic: Traffic, at_s: float, schedulers: int = 1) -> int:

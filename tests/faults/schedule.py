@@ -15,6 +15,8 @@ LEAVE = signal.SIGTERM
 #: Past the session timeout of a group, 10 s.
 STOP_S = 12.0
 LONG_STOP_S = 30.0
+#: In a storm each process is left alone for so long, at most: to start takes seconds of CPU.
+STORM_GAP_MAX_S = 5.0
 #: A kill comes this long after the last fault's victim was ready again, at most.
 GAP_MAX_S = 1.5
 
@@ -79,10 +81,11 @@ def storm(seed: int, victim: str, *, frozen_first: bool, frozen_again: bool) -> 
     """What one process of many goes through, without end: it leaves, is killed, or is frozen."""
     dice = random.Random(f"{seed} {victim}")
     if frozen_first:
-        yield _fault(dice, victim, STOP, STOP_S)
+        yield _fault(dice, victim, STOP, STOP_S)  # soon: it takes longer than anything else
     while True:
         [how] = dice.choices((LEAVE, KILL, STOP), (4, 3, 1 if frozen_again else 0))
-        yield _fault(dice, victim, how, STOP_S if how == STOP else dice.uniform(0.2, 2.0))
+        duration_s = STOP_S if how == STOP else dice.uniform(0.2, 2.0)
+        yield Fault(round(dice.uniform(0.0, STORM_GAP_MAX_S), 2), victim, how, round(duration_s, 2))
 
 
 def _fault(dice: random.Random, victim: str, how: signal.Signals, duration_s: float) -> Fault:

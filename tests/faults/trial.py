@@ -22,11 +22,11 @@ import psycopg2
 from aiokafka.errors import KafkaError
 
 from shared.settings import Settings
-from tests.faults.bounds import Traffic, scheduler_bound, stream_bound
+from tests.faults.bounds import Traffic, in_flight, scheduler_bound, stream_bound
 from tests.faults.ledger import books_of, read_deliveries, statuses
 from tests.faults.load import Load
 from tests.faults.oracle import ENDED, Finding, Verdict, Window, judge
-from tests.faults.schedule import KILL, STOP, Fault
+from tests.faults.schedule import KILL, LEAVE, STOP, Fault
 from tests.group_commits import commits_watched, unfinished
 from tests.own_stack import KAFKA, OwnStack
 from tests.receiver import Receiver
@@ -94,8 +94,8 @@ class Trial:
         self._stopping = AsyncExitStack()
         #: These are dead or frozen because we want it.
         self._victims: set[str] = set()
-        #: Whom we took away, and when.
-        self._losses: list[tuple[float, str]] = []
+        #: Whom we took away, when, and how.
+        self._losses: list[tuple[float, str, signal.Signals]] = []
         self._restarting = asyncio.Lock()
         self._groups = {
             settings.topics.group(STREAM): (settings.topics.deliveries, settings.topics.events),
@@ -150,7 +150,7 @@ class Trial:
         async with self._restarting:
             self._note_if_ended(victim)
             self._victims.add(victim)
-            self._losses.append((time.time(), victim))
+            self._losses.append((time.time(), victim, how))
             parts.kill(victim, how)
         if how != STOP and (code := await parts.ended(victim)) and how == signal.SIGTERM and victim in self._programs:
             self.findings.append(Finding("did not stop in order", victim, f"exit {code}\n{parts.last_words(victim)}"))
@@ -247,14 +247,16 @@ class Trial:
     def _window(self, struck: Struck, traffic: Traffic) -> Window:
         """The fault with what it may repeat: as much as each process that was lost in it."""
         losses = [one for one in self._losses if struck.began_s <= one[0] <= struck.over_s]
-        bound = sum(self._bound(*one, traffic) for one in losses or [(struck.began_s, struck.victim)])
+        bound = sum(self._bound(*one, traffic) for one in losses or [(struck.began_s, struck.victim, KILL)])
         ended_s = struck.over_s + max(struck.ready_after_s, struck.works_after_s)
         return Window(struck.name, struck.began_s, ended_s, bound)
 
-    def _bound(self, at_s: float, victim: str, traffic: Traffic) -> int:
-        """Losing the API, the sink or a store repeats nothing."""
+    def _bound(self, at_s: float, victim: str, how: signal.Signals, traffic: Traffic) -> int:
+        """Losing the API, the sink or a store repeats nothing; who leaves in order commits what is finished."""
         kind = kind_of(victim)
         alike = sum(kind_of(name) == kind for name in self._programs)
+        if how == LEAVE:
+            return len(in_flight(traffic, at_s)) if kind == STREAM else 0
         if kind == STREAM or kind.startswith(KAFKA):
             return stream_bound(traffic, at_s, alike)
         return scheduler_bound(traffic, at_s, alike) if kind == SCHEDULER else 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
-from tests.faults.schedule import GAP_MAX_S, KILL, LONG_STOP_S, STOP, STOP_S, one_each, rounds
+from tests.faults.schedule import GAP_MAX_S, KILL, LEAVE, LONG_STOP_S, STOP, STOP_S, Fault, one_each, rounds, storm
 
 VICTIMS = tuple("abcdefg")
 
@@ -37,3 +38,16 @@ def test_rounds_share_the_kills_and_the_stops_and_spare_nobody() -> None:
 def test_a_few_kills_are_one_round() -> None:
     [faults] = rounds(5, VICTIMS, kill_count=3, per_round=20, stop_count=0, stops_s=(12,))
     assert len(faults) == 3
+
+
+def test_a_storm_is_a_seed_s_and_each_victim_has_its_own() -> None:
+    def of(seed: int, victim: str) -> list[Fault]:
+        return list(itertools.islice(storm(seed, victim, frozen_first=False, frozen_again=False), 20))
+
+    assert of(5, "a") == of(5, "a")
+    assert of(5, "a") != of(6, "a")
+    assert [fault.how for fault in itertools.islice(storm(5, "a", frozen_first=True, frozen_again=False), 1)] == [STOP]
+    once = Counter(fault.how for fault in itertools.islice(storm(5, "b", frozen_first=True, frozen_again=False), 200))
+    again = Counter(fault.how for fault in itertools.islice(storm(5, "b", frozen_first=False, frozen_again=True), 200))
+    assert (set(once), once[STOP]) == ({STOP, KILL, LEAVE}, 1)
+    assert again[STOP] > 1
