@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -263,7 +264,7 @@ def _verdicts(samples: Sequence[Sample], rate: float, minutes: float, report: Re
         per_hour = _slope(sizes) * 3600
         percent = per_hour / 6 / statistics.median([size for _, size in sizes]) * 100
         cpu = [_cores(some, name) for some in (first, last)]
-        descriptors = medians(lambda one, name=name: one.sizes[name].descriptors)
+        descriptors = medians(partial(_descriptors, name))
         at_end = samples[-1].sizes[name].rss_mib
         report.say(
             f"{name:<16} {samples[0].sizes[name].rss_mib:6.1f} -> {at_end:6.1f} MiB, {per_hour:+7.2f} MiB an hour, "
@@ -275,7 +276,7 @@ def _verdicts(samples: Sequence[Sample], rate: float, minutes: float, report: Re
         grown = descriptors[1] - descriptors[0]
         found.append(Verdict(f"descriptors of {name}", f"{grown:+.0f}", f"<= +{_DESCRIPTORS:g}", grown <= _DESCRIPTORS))
     for group in samples[0].lags:
-        lags = medians(lambda one, group=group: one.lags[group])
+        lags = medians(partial(_lag, group))
         report.say(
             f"lag of {group:<16} {lags[0]:.0f} -> {lags[1]:.0f}, at most {max(one.lags[group] for one in samples)}"
         )
@@ -284,6 +285,14 @@ def _verdicts(samples: Sequence[Sample], rate: float, minutes: float, report: Re
     waiting = medians(lambda one: one.waiting)
     report.say(f"waiting in tiers        {waiting[0]:.0f} -> {waiting[1]:.0f}")
     return found
+
+
+def _descriptors(name: str, sample: Sample) -> float:
+    return sample.sizes[name].descriptors
+
+
+def _lag(group: str, sample: Sample) -> float:
+    return sample.lags[group]
 
 
 def _cores(samples: Sequence[Sample], name: str) -> float:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -70,13 +71,16 @@ class Race:
             slow = {"rate_limit": _SLOW_RATE} if number % 2 else {}
             made = await self._system.subscribe(f"{self._receiver.url}/{path}", event_types=list(_ALONE), **slow)
             first = Keys(decode_signing_secret(made["signing_secret"]))
-            histories = (
-                History(path, asked_s),
-                History(True, asked_s),
-                History(_ALONE, asked_s),
-                History(first, asked_s),
+            self._all.append(
+                Changing(
+                    made["id"],
+                    number,
+                    path=History(path, asked_s),
+                    active=History(True, asked_s),
+                    types=History(_ALONE, asked_s),
+                    keys=History(first, asked_s),
+                )
             )
-            self._all.append(Changing(made["id"], number, *histories))
 
     async def run(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
         """Until ``meanwhile`` has come to its end; then all that are left are resumed, without a limit."""
@@ -88,8 +92,8 @@ class Race:
             await meanwhile()
             self._stop.set()
         for one in self._left():
-            await self._confirmed(one, lambda one=one: self._patch(one, {"rate_limit": None}, "lift"))
-            await self._confirmed(one, lambda one=one: self._set_active(one, True))
+            await self._confirmed(one, partial(self._patch, one, {"rate_limit": None}, "lift"))
+            await self._confirmed(one, partial(self._set_active, one, True))
 
     async def delete(self, number: int) -> None:
         """One of them, for good."""
