@@ -16,6 +16,7 @@ from shared.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+RELIABILITY = (ROOT / "docs/reliability.md").read_text()
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
 
 
@@ -51,6 +52,12 @@ def test_every_folder_and_file_named_exists() -> None:
     named |= {f"tests/{suite}" for suite in re.findall(r"`([a-z_]+)`", _row("tests/"))}
     assert {"ingest_api/", "shared/", "tests/faults"} <= named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_test_that_is_to_show_something_exists() -> None:
+    named = {name for text in _pages() for name in re.findall(r"tests/[a-z_/]+\.py", text)}
+    assert {"tests/faults/oracle.py", "tests/contract/test_janitor.py"} <= named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 def test_routes_named_are_those_there_are() -> None:
@@ -113,7 +120,7 @@ def _nameless(route: str) -> str:
 
 
 def _pages() -> list[str]:
-    return [README, *(page.read_text() for page in DECISIONS)]
+    return [README, RELIABILITY, *(page.read_text() for page in DECISIONS)]
 
 
 def _row(folder: str) -> str:
