@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -252,18 +252,17 @@ async def run(line: Pipeline, given: argparse.Namespace) -> bool:
 def _verdicts(samples: Sequence[Sample], rate: float, minutes: float, report: Report) -> list[Verdict]:
     unless = "" if minutes >= _COUNTS_FROM_MINUTES else f"needs {_COUNTS_FROM_MINUTES:g} minutes"
     third = max(len(samples) // 3, 1)
-    first, last = samples[:third], samples[-third:]
     found = []
 
-    def medians(of: Callable[[Sample], float]) -> tuple[float, float]:
-        return statistics.median(map(of, first)), statistics.median(map(of, last))
+    def medians(values: list[int]) -> tuple[float, float]:
+        return statistics.median(values[:third]), statistics.median(values[-third:])
 
     for name in _PROCESSES:
         sizes = [(one.at_s, one.sizes[name].rss_mib) for one in samples[third:]]
         per_hour = _slope(sizes) * 3600
         percent = per_hour / 6 / statistics.median([size for _, size in sizes]) * 100
-        cpu = [_cores(some, name) for some in (first, last)]
-        descriptors = medians(lambda one, name=name: one.sizes[name].descriptors)
+        cpu = [_cores(some, name) for some in (samples[:third], samples[-third:])]
+        descriptors = medians([one.sizes[name].descriptors for one in samples])
         at_end = samples[-1].sizes[name].rss_mib
         report.say(
             f"{name:<16} {samples[0].sizes[name].rss_mib:6.1f} -> {at_end:6.1f} MiB, {per_hour:+7.2f} MiB an hour, "
@@ -275,13 +274,13 @@ def _verdicts(samples: Sequence[Sample], rate: float, minutes: float, report: Re
         grown = descriptors[1] - descriptors[0]
         found.append(Verdict(f"descriptors of {name}", f"{grown:+.0f}", f"<= +{_DESCRIPTORS:g}", grown <= _DESCRIPTORS))
     for group in samples[0].lags:
-        lags = medians(lambda one, group=group: one.lags[group])
+        lags = medians([one.lags[group] for one in samples])
         report.say(
             f"lag of {group:<16} {lags[0]:.0f} -> {lags[1]:.0f}, at most {max(one.lags[group] for one in samples)}"
         )
         drift = lags[1] - lags[0]
         found.append(Verdict(f"lag of {group}", f"{drift:+.0f}", f"<= +{rate:.0f}, a second's", drift <= rate))
-    waiting = medians(lambda one: one.waiting)
+    waiting = medians([one.waiting for one in samples])
     report.say(f"waiting in tiers        {waiting[0]:.0f} -> {waiting[1]:.0f}")
     return found
 

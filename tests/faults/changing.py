@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -27,7 +28,8 @@ MAY_GO = (0, 1)
 PRODUCERS = 4
 #: Every subscription wants the first; the other is put into its filter and taken out again.
 _ALWAYS, _SOMETIMES = "race.always", "race.sometimes"
-_ALONE, _BOTH = (_ALWAYS,), (_ALWAYS, _SOMETIMES)
+_ALONE: tuple[str, ...] = (_ALWAYS,)
+_BOTH: tuple[str, ...] = (_ALWAYS, _SOMETIMES)
 #: One event in so many goes to all of them.
 _WIDE_EVERY = 10
 #: Every second one is slow to come back, so that pauses meet its job in the middle.
@@ -88,14 +90,14 @@ class Race:
             await meanwhile()
             self._stop.set()
         for one in self._left():
-            await self._confirmed(one, lambda one=one: self._patch(one, {"rate_limit": None}, "lift"))
-            await self._confirmed(one, lambda one=one: self._set_active(one, True))
+            await self._confirmed(one, partial(self._patch, one, {"rate_limit": None}, "lift"))
+            await self._confirmed(one, partial(self._set_active, one, True))
 
     async def delete(self, number: int) -> None:
         """One of them, for good."""
         one = self._all[number]
         self._load.deleted.add(one.id)
-        await self._confirmed(one, lambda: self._delete(one))
+        await self._confirmed(one, partial(self._delete, one))
 
     async def last_events(self, count: int = 5) -> None:
         """A second after the last change: whoever wants them now gets them."""
