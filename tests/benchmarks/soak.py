@@ -19,7 +19,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -252,17 +253,18 @@ async def run(line: Pipeline, given: argparse.Namespace) -> bool:
 def _verdicts(samples: Sequence[Sample], rate: float, minutes: float, report: Report) -> list[Verdict]:
     unless = "" if minutes >= _COUNTS_FROM_MINUTES else f"needs {_COUNTS_FROM_MINUTES:g} minutes"
     third = max(len(samples) // 3, 1)
+    first, last = samples[:third], samples[-third:]
     found = []
 
-    def medians(values: list[int]) -> tuple[float, float]:
-        return statistics.median(values[:third]), statistics.median(values[-third:])
+    def medians(of: Callable[[Sample], float]) -> tuple[float, float]:
+        return statistics.median(map(of, first)), statistics.median(map(of, last))
 
     for name in _PROCESSES:
         sizes = [(one.at_s, one.sizes[name].rss_mib) for one in samples[third:]]
         per_hour = _slope(sizes) * 3600
         percent = per_hour / 6 / statistics.median([size for _, size in sizes]) * 100
-        cpu = [_cores(some, name) for some in (samples[:third], samples[-third:])]
-        descriptors = medians([one.sizes[name].descriptors for one in samples])
+        cpu = [_cores(some, name) for some in (first, last)]
+        descriptors = medians(partial(_descriptors, name))
         at_end = samples[-1].sizes[name].rss_mib
         report.say(
             f"{name:<16} {samples[0].sizes[name].rss_mib:6.1f} -> {at_end:6.1f} MiB, {per_hour:+7.2f} MiB an hour, "
@@ -274,15 +276,23 @@ def _verdicts(samples: Sequence[Sample], rate: float, minutes: float, report: Re
         grown = descriptors[1] - descriptors[0]
         found.append(Verdict(f"descriptors of {name}", f"{grown:+.0f}", f"<= +{_DESCRIPTORS:g}", grown <= _DESCRIPTORS))
     for group in samples[0].lags:
-        lags = medians([one.lags[group] for one in samples])
+        lags = medians(partial(_lag, group))
         report.say(
             f"lag of {group:<16} {lags[0]:.0f} -> {lags[1]:.0f}, at most {max(one.lags[group] for one in samples)}"
         )
         drift = lags[1] - lags[0]
         found.append(Verdict(f"lag of {group}", f"{drift:+.0f}", f"<= +{rate:.0f}, a second's", drift <= rate))
-    waiting = medians([one.waiting for one in samples])
+    waiting = medians(lambda one: one.waiting)
     report.say(f"waiting in tiers        {waiting[0]:.0f} -> {waiting[1]:.0f}")
     return found
+
+
+def _descriptors(name: str, sample: Sample) -> float:
+    return sample.sizes[name].descriptors
+
+
+def _lag(group: str, sample: Sample) -> float:
+    return sample.lags[group]
 
 
 def _cores(samples: Sequence[Sample], name: str) -> float:
