@@ -28,7 +28,8 @@ MAY_GO = (0, 1)
 PRODUCERS = 4
 #: Every subscription wants the first; the other is put into its filter and taken out again.
 _ALWAYS, _SOMETIMES = "race.always", "race.sometimes"
-_ALONE, _BOTH = (_ALWAYS,), (_ALWAYS, _SOMETIMES)
+_ALONE: tuple[str, ...] = (_ALWAYS,)
+_BOTH: tuple[str, ...] = (_ALWAYS, _SOMETIMES)
 #: One event in so many goes to all of them.
 _WIDE_EVERY = 10
 #: Every second one is slow to come back, so that pauses meet its job in the middle.
@@ -99,7 +100,7 @@ class Race:
         """One of them, for good."""
         one = self._all[number]
         self._load.deleted.add(one.id)
-        await self._confirmed(one, lambda: self._delete(one))
+        await self._confirmed(one, partial(self._delete, one))
 
     async def last_events(self, count: int = 5) -> None:
         """A second after the last change: whoever wants them now gets them."""
@@ -230,14 +231,16 @@ class Race:
 
     def _filtered(self) -> list[Finding]:
         """Of each fan-out: not to whom did not want it all the time, and to whom did."""
-        there = {told.webhook_id for told in arrived(self._receiver)}
+        first_s = {told.webhook_id: told.at_s for told in reversed(arrived(self._receiver))}
         found = []
         for event_id, one, asked_s in self._published:
-            wanted = [_SOMETIMES in types for types in one.types.values(asked_s, math.inf)]
             name = delivery_id(event_id, one.id)
-            if name in there and not any(wanted):
+            # It was matched with the filters after it was posted and, if it arrived, before that.
+            arrived_s = first_s.get(name, math.inf)
+            wanted = [_SOMETIMES in types for types in one.types.values(asked_s, arrived_s)]
+            if arrived_s < math.inf and not any(wanted):
                 found.append(Finding("nobody wanted it", name, f"race-{one.number}"))
-            elif name not in there and all(wanted) and one.deleted_s == math.inf:
+            elif arrived_s == math.inf and all(wanted) and one.deleted_s == math.inf:
                 found.append(Finding("lost", name, f"race-{one.number} wanted it"))
         return found
 
@@ -251,11 +254,11 @@ def wrongs(one: Changing, arrival: Arrival, told: Arrived) -> Iterable[str]:
         yield "delivered although paused"
     if when[0] > one.deleted_s + SEEN_S:
         yield "delivered although deleted"
-    if not signed_rightly(one.keys, when, *_signers(one, arrival)):
+    if not signed_rightly(one.keys, when, *_signed_by(one, arrival)):
         yield "signed by others"
 
 
-def _signers(one: Changing, arrival: Arrival) -> tuple[set[int], int]:
+def _signed_by(one: Changing, arrival: Arrival) -> tuple[set[int], int]:
     """Which rotations' keys signed it, and how many signatures are by none of them."""
     there = set(arrival.headers["webhook-signature"].split())
     timestamp_s = int(arrival.headers["webhook-timestamp"])
