@@ -74,9 +74,12 @@ class Struck:
 class Trial:
     """A receiver, a system and a load on a stack of its own, and somebody who starts again whatever ends."""
 
-    def __init__(self, own: OwnStack, settings: Settings, seed: int, *, per_second: float = 40.0) -> None:
+    def __init__(
+        self, own: OwnStack, settings: Settings, seed: int, *, per_second: float = 40.0, system: System | None = None
+    ) -> None:
+        """``system``: when it is not simply one with these settings."""
         self._own, self.settings = own, settings
-        self.receiver, self.system = Receiver(), System(settings)
+        self.receiver, self.system = Receiver(), system or System(settings)
         self.load = Load(self.system, self.receiver, seed, per_second=per_second)
         self.struck: list[Struck] = []
         #: What must not be, and is none of the oracle's business.
@@ -126,39 +129,51 @@ class Trial:
 
     async def strike(self, fault: Fault) -> Struck:
         """Kill or freeze the victim, bring it back, and wait until everything works again."""
-        signaled = self._own if fault.victim in self._own.names else self.system
-        async with self.fault(fault.victim, fault.how.name):
-            self._victims.add(fault.victim)
-            signaled.kill(fault.victim, fault.how)
-            if fault.how == KILL:
-                await signaled.ended(fault.victim)
-            try:
-                await asyncio.sleep(fault.duration_s)
-            finally:
-                if fault.how == STOP:
-                    signaled.kill(fault.victim, signal.SIGCONT)
-                else:
-                    signaled.start(fault.victim)
-                self._victims.discard(fault.victim)
+        async with self.fault(fault.victim, fault.how.name), self.away(fault.victim, how=fault.how):
+            await asyncio.sleep(fault.duration_s)
         return self.struck[-1]
 
     @asynccontextmanager
-    async def fault(self, victim: str, kind: str) -> AsyncIterator[None]:
-        """Any fault: the block does the harm and ends it. Afterwards all must work again without anybody's help."""
+    async def away(self, *names: str, how: signal.Signals = KILL) -> AsyncIterator[None]:
+        """Killed or frozen until the end of the block; then they are started, or go on."""
+        self._victims.update(names)
+        for name in names:
+            self._signaled(name).kill(name, how)
+            if how == KILL:
+                await self._signaled(name).ended(name)
+        try:
+            yield
+        finally:
+            for name in names:
+                if how == STOP:
+                    self._signaled(name).kill(name, signal.SIGCONT)
+                else:
+                    self._signaled(name).start(name)
+            self._victims.difference_update(names)
+
+    def _signaled(self, name: str) -> OwnStack | System:
+        return self._own if name in self._own.names else self.system
+
+    @asynccontextmanager
+    async def fault(self, victim: str, kind: str, *, sufferers: Sequence[str] = ()) -> AsyncIterator[None]:
+        """Any fault: the block does the harm and ends it. Afterwards all must work again without anybody's help.
+
+        ``sufferers``: who must be ready again; the victim, if nobody is named.
+        """
         began_s = time.time()
         yield
         over_s = time.time()
         name = f"{len(self.struck) + 1}. {kind} of {victim}"
-        ready_after_s, works_after_s = await asyncio.gather(
-            self._ready_after_s(victim, name), self._works_after_s(victim, name)
+        *ready_after_s, works_after_s = await asyncio.gather(
+            *(self._ready_after_s(one, name) for one in sufferers or (victim,)), self._works_after_s(victim, name)
         )
-        self.struck.append(Struck(name, victim, kind, began_s, over_s, ready_after_s, works_after_s))
+        self.struck.append(Struck(name, victim, kind, began_s, over_s, max(ready_after_s), works_after_s))
 
     async def _ready_after_s(self, victim: str, name: str) -> float:
         began_s = time.monotonic()
         while why := await self._watched(victim).why_not(victim) if victim in self.victims else "":
             if time.monotonic() - began_s > RECOVERS_WITHIN_S:
-                self.findings.append(Finding("not ready again", name, why))
+                self.findings.append(Finding("not ready again", name, f"{victim}: {why}"))
                 break
             await asyncio.sleep(0.05)
         return time.monotonic() - began_s
