@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from deploy.leash import Leash
 from deploy.migrate import migrate
@@ -45,7 +45,7 @@ class OwnStack:
         self._programs: dict[str, Program] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    async def __aenter__(self) -> OwnStack:
+    async def __aenter__(self) -> Self:
         try:
             self.stack, programs = self._prepare()
             self._checks = checks_of(self.stack)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -32,7 +33,7 @@ class ProxiedStack(OwnStack):
         self._ways: dict[tuple[str, str], TcpProxy] = {}
         self._opened = AsyncExitStack()
 
-    async def __aenter__(self) -> ProxiedStack:
+    async def __aenter__(self) -> Self:
         await super().__aenter__()
         for way in self._ways.values():
             await way.open()

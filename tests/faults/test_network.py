@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.faults.counted import counted
 from tests.faults.figures import Figures
 from tests.faults.form import SEED
 from tests.faults.trial import Trial
@@ -80,12 +81,7 @@ async def harmed_and_counted(stack: ProxiedStack, figures: Figures, harms: Seque
                 async with trial.fault(harm.store, harm.kind, sufferers=PROGRAMS):
                     await do(harm, stack)
                 print(trial.struck[-1])
-        verdict = await trial.count()
-        for one, (window, repeats) in zip(trial.struck, verdict.repeats, strict=True):
-            print(f"{one}, {repeats} repeated, at most {window.bound}")
-        print(verdict)
-        figures.add(trial.struck, verdict)
-        assert verdict.ok, f"FAULTS_SEED={SEED}\n{verdict}"
+        await counted(trial, figures)
 
 
 async def do(harm: Harm, stack: ProxiedStack) -> None:
