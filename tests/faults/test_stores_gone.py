@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import Counter
 
 import pytest
 
+from tests.eventually import eventually
 from tests.faults.counted import counted, refused
 from tests.faults.figures import Figures
 from tests.faults.form import LONG, SEED
+from tests.faults.load import ENDPOINTS, FAN_OUT
 from tests.faults.trial import PROGRAMS, Trial
 from tests.own_stack import POSTGRES, REDIS, OwnStack
 
@@ -35,7 +38,7 @@ async def test_without_its_stores_all_goes_on_from_memory(
     gone = tuple(name for name in gone if name in own_stack.names)
     async with Trial(own_stack, await own_stack.fresh_settings(), SEED) as trial:
         async with trial.load.running():
-            await asyncio.sleep(2)  # every endpoint has been asked for once: it is in memory
+            await eventually(lambda: in_memory(trial), within_s=60)
             said = f"{'+'.join(gone)} gone"
             async with trial.fault(gone[0], said, sufferers=(*gone, *PROGRAMS)), trial.away(*gone):
                 first, began_s = max(trial.load.sent) + 1, time.monotonic()
@@ -58,3 +61,9 @@ async def test_without_its_stores_all_goes_on_from_memory(
         assert not_taken == 0
         assert silence_s <= SILENCE_MAX_S
         assert wide > 0
+
+
+def in_memory(trial: Trial) -> bool:
+    """Everybody who is sent to was sent to twice: API and stream worker know them all."""
+    counts = Counter(arrival.path for arrival in trial.receiver.arrivals)
+    return len(counts) >= ENDPOINTS + FAN_OUT + 1 and min(counts.values()) >= 2
