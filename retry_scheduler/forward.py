@@ -55,7 +55,7 @@ _CONSUMER = {
 class Connected(Publisher, Protocol):
     """What forwarding needs of the producer."""
 
-    async def check(self, timeout_s: float) -> str: ...
+    async def check(self, timeout_s: float, needed: Collection[str] = ()) -> str: ...
 
     @property
     def trouble(self) -> str: ...
@@ -270,7 +270,8 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     async def _probe(self) -> None:
         """Ask Kafka for a sign of life now and then: an idle scheduler would not notice that it is gone."""
         while True:
-            self._condition.broker(await self._producer.check(_PROBE_EVERY_S))
+            needed = (self._settings.topics.deliveries,)
+            self._condition.broker(await self._producer.check(_PROBE_EVERY_S, needed))
             await self._clock.sleep(_PROBE_EVERY_S)
 
     async def _watch_skips(self) -> None:

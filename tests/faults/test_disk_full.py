@@ -13,6 +13,7 @@ from tests.faults.form import SEED
 from tests.faults.trial import PROGRAMS, Trial
 from tests.own_stack import KAFKA, POSTGRES
 from tests.small_disk import SmallDiskStack
+from tests.system import SINK
 
 FULL_S = 15.0
 
@@ -27,10 +28,11 @@ async def test_a_full_disk_loses_nothing_that_was_accepted(figures: Figures, sto
             await asyncio.sleep(2)
             async with trial.fault(store, "disk full", sufferers=(store, *PROGRAMS)):
                 with trial.excused(store):
-                    first, began_s = max(trial.load.sent) + 1, time.monotonic()
+                    first, began_s, said = max(trial.load.sent) + 1, time.monotonic(), ""
                     while time.monotonic() < began_s + FULL_S:
                         own.fill()  # whoever gave up gave some of it back
                         await asyncio.sleep(0.5)
+                        said = await trial.system.why_not(SINK) or said
                     last, code = max(trial.load.sent), own.exit_code(store)
                     own.free()
                     if code is not None:  # Kafka halts without a disk: whoever watches over it starts it again
@@ -43,6 +45,8 @@ async def test_a_full_disk_loses_nothing_that_was_accepted(figures: Figures, sto
             f"ready after {struck.ready_after_s:.1f} s, works after {struck.works_after_s:.1f} s"
         )
         print(line)
+        print(f"the sink said: {said[:300]}")
         figures.say(line)
         await counted(trial, figures)
+        assert said, "the disk was full"
         assert bool(not_taken) == (store == KAFKA), "without Postgres events are taken, without Kafka none"
