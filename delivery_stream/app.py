@@ -117,6 +117,8 @@ class Stream:
     def troubles(self) -> Mapping[str, str]:
         """Why this worker is not ready; empty when it is."""
         found = {"records_skipped": self._watch.trouble} if self._watch.trouble else {}
+        if self.app.replaced:
+            found["log_replaced"] = self.app.replaced
         if trouble := self._producer.trouble:
             found["kafka"] = trouble
         if not self.dispatcher.joined:

@@ -202,6 +202,12 @@ class Dispatcher:
         self._watch.revoked(going)
         log.info("partitions revoked", extra={"partitions": [tp.partition for tp in going]})
 
+    def start_again(self, partition: TopicPartition, commit: Commit) -> None:
+        if partition in self._held:
+            # What is under way goes on; it is of the log that was, and has nothing to commit in this one.
+            self._held[partition] = _Held(Tracker(commit))
+            self._watch.assigned({partition: commit.next_offset})
+
     def has_room(self, partition: TopicPartition) -> bool:
         held = self._held.get(partition)
         if held is None or held.tracker.full:

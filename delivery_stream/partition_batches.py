@@ -53,6 +53,10 @@ class Owner(Protocol):
         """What must come next of a partition that is ours; None for any other."""
         ...
 
+    def start_again(self, partition: TopicPartition, commit: Commit) -> None:
+        """This one is another log than it was: what comes next of it is the first record of that."""
+        ...
+
     async def take(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
         """Records in order, none of which came before in this assignment; returns when there is room for more."""
         ...
@@ -66,6 +70,8 @@ class BatchApp(faust.App):
     def __init__(self, group: str, *, owner: Owner, new_consumer: Callable[[], AIOKafkaConsumer], **options: Any):
         self.owner = owner
         self.new_consumer = new_consumer
+        #: "" or one line for readiness, until the process is started again: a log ended before its committed offset.
+        self.replaced = ""
         super().__init__(group, **options)
 
     def _new_transport(self) -> _Transport:
@@ -80,6 +86,12 @@ class BatchApp(faust.App):
     async def commit_offsets(self, commits: Mapping[TopicPartition, Commit]) -> bool:
         """Commit watermarks with their metadata; False when they did not reach the group (rebalance, broker gone)."""
         return await cast(_BatchConsumer, self.consumer).commit_offsets(commits)
+
+    def note_replaced(self, partition: TopicPartition, next_offset: int, end: int) -> None:
+        """Somebody deleted the topic and made it again, or the brokers lost what they had."""
+        where = f"{partition.topic}:{partition.partition}"
+        log.error("log_replaced", extra={"source": f"{where}:{next_offset}", "end": end})
+        self.replaced = self.replaced or f"{where} ends at {end} and was read up to {next_offset}: it is another log"
 
     @property
     def heartbeat_s(self) -> float:
@@ -145,9 +157,26 @@ class _ConsumerThread(AIOKafkaConsumerThread):
         # The consumer's own `committed()` leaves the metadata out.
         found = await consumer._coordinator.fetch_committed_offsets(list(partitions))
         commits = {tp: Commit(at.offset, at.metadata or "") for tp, at in found.items() if at.offset >= 0}
+        for tp, end in (await self.ends(list(commits))).items():
+            if commits[tp].next_offset > end:
+                cast(BatchApp, self.app).note_replaced(tp, commits.pop(tp).next_offset, end)
         new = [tp for tp in partitions if tp not in commits]
         starts = await consumer.beginning_offsets(new) if new else {}
         return commits | {tp: Commit(start, "") for tp, start in starts.items()}
+
+    async def ends(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The next offset of each log; nothing while the brokers do not say."""
+        if not partitions:
+            return {}
+        try:
+            async with asyncio.timeout(_COMMIT_TIMEOUT_S):
+                return cast(Mapping[TopicPartition, int], await self._ensure_consumer().end_offsets(partitions))
+        except (KafkaError, TimeoutError) as error:
+            log.warning("log end unknown", extra={"error": repr(error)})
+            return {}
+
+    async def first(self, partition: TopicPartition) -> int:
+        return int((await self._ensure_consumer().beginning_offsets([partition]))[partition])
 
     async def fetch(self, wanted: set[TP], timeout_s: float) -> _Fetched:
         consumer = self._ensure_consumer()
@@ -231,11 +260,23 @@ class _BatchConsumer(Consumer):
             new = records if records[0].offset >= next_offset else [r for r in records if r.offset >= next_offset]
             if new and (new[0].offset == next_offset or self._is_hole(partition, next_offset)):
                 await self._owner.take(partition, new)
+            elif not new:
+                await self._compare(partition, next_offset)
         for partition, position in positions.items():
             next_offset = self._owner.next_offset(partition)
             if next_offset is not None and position > next_offset and not self._is_hole(partition, next_offset):
                 self._asked_again[partition] = next_offset
                 await thread.call_thread(thread.go_back, partition, next_offset)
+
+    async def _compare(self, partition: TopicPartition, next_offset: int) -> None:
+        """A whole batch from before where we stand: left from before a rebalance, or the log is another one."""
+        thread = cast(_ConsumerThread, self._thread)
+        end = (await thread.call_thread(thread.ends, [partition])).get(partition, next_offset)
+        if end < next_offset:
+            cast(BatchApp, self.app).note_replaced(partition, next_offset, end)
+            start = await thread.call_thread(thread.first, partition)
+            self._owner.start_again(partition, Commit(start, ""))
+            await thread.call_thread(thread.go_back, partition, start)
 
     def _is_hole(self, partition: TopicPartition, next_offset: int) -> bool:
         """Asked again for this offset, the log went on further on: there is nothing."""

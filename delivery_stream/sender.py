@@ -23,6 +23,7 @@ What a `Refused` may be called: `blocked` (the address), `bad_url`, `bad_header`
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Collection, Iterable, Sequence
@@ -40,6 +41,9 @@ from shared.target_url import Target, parse_target
 
 #: Of a host's addresses, how many of each IP version are tried.
 ADDRESSES_MAX = 2
+#: What the machine or this process lacks: errors that tell nothing of the endpoint.
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_DESCRIPTOR_POLL_S = 0.05
 
 
 class Sender:
@@ -80,7 +84,8 @@ class Sender:
     async def post(
         self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float
     ) -> Answered | NoAnswer | Refused:
-        """What came of one POST. Raises nothing but CancelledError, which closes the connection in use.
+        """What came of one POST. Raises CancelledError, which closes the connection in use, and OSError: we have no
+        descriptor for a connection, and got none within half of the time that was left.
 
         A request is sent a second time only when it went out on a connection kept from before, and that ended without
         a single byte of an answer: the receiver had hung up already, and most likely never saw it.
@@ -131,11 +136,12 @@ class Sender:
         addresses = _to_try(self._vet(await self._addresses(target, trip), target, trip))
         started_s = monotonic()
         for tried, address in enumerate(addresses, 1):
+            connecting = await _new_socket(address, trip.left_s() / 2)
             # A dead address must not eat the time of the next.
             share_s = trip.left_s() / (len(addresses) - tried + 1)
             try:
                 async with asyncio.timeout(share_s):
-                    connected = await _connected_socket(address, target.port)
+                    connected = await _connected(connecting, address, target.port)
             except TimeoutError:
                 failure = trip.failed("connect_timeout", f"{address} did not answer")
             except OSError as error:
@@ -262,9 +268,20 @@ def _place(address: Address) -> str:
     return "loopback" if inner.is_loopback or inner.is_unspecified else str(inner)
 
 
-async def _connected_socket(address: Address, port: int) -> socket.socket:
-    """A connected TCP socket; nothing is left open when it raises."""
-    connecting = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+async def _new_socket(address: Address, within_s: float) -> socket.socket:
+    """Waits for a descriptor while there is none. Raises OSError: what we lack is no fault of the endpoint's."""
+    ends_s = monotonic() + within_s
+    while True:
+        try:
+            return socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        except OSError as error:
+            if error.errno not in _OURS or monotonic() > ends_s:
+                raise
+        await asyncio.sleep(_DESCRIPTOR_POLL_S)
+
+
+async def _connected(connecting: socket.socket, address: Address, port: int) -> socket.socket:
+    """The same socket, connected; closed when it raises."""
     try:
         connecting.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connecting, (str(address), port))

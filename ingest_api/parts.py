@@ -25,6 +25,7 @@ from shared.errors import NotConfirmed, StoreUnavailable
 from shared.kafka import Producer
 from shared.settings import Settings
 from shared.subscriptions import SubscriptionMap, SubscriptionStore
+from shared.topics import Topics
 
 #: Connecting to Kafka goes on in the background after this.
 _FIRST_CONNECT_S = 2.0
@@ -86,7 +87,7 @@ def build_parts(settings: Settings) -> Parts:
     attempt_log = AttemptLog(database, settings.topics)
     key_cache = KeyCache(settings.redis_url.get_secret_value(), prefix=settings.topic_prefix, clock=clock)
     key_rows = KeyRows(database, clock)
-    checks = _checks(producer, subscriptions, attempt_log, clock)
+    checks = _checks(producer, subscriptions, attempt_log, clock, settings.topics)
     off = frozenset() if settings.redis_url.get_secret_value() else frozenset({"redis"})
     return Parts(
         clock=clock,
@@ -112,17 +113,18 @@ def build_parts(settings: Settings) -> Parts:
 
 
 def _checks(
-    producer: Producer, subscriptions: SubscriptionMap, attempt_log: AttemptLog, clock: Clock
+    producer: Producer, subscriptions: SubscriptionMap, attempt_log: AttemptLog, clock: Clock, topics: Topics
 ) -> dict[str, Check]:
     """Postgres and Redis are asked by the subscription map anyway; its word is taken."""
     seen_alarms = ""
     kafka_trouble, asked_s = "not asked yet", 0.0
+    needed = (topics.deliveries, topics.events)
 
     async def kafka() -> str:
         """The producer's own word each time; a broker is asked now and then, and each time while there is trouble."""
         nonlocal kafka_trouble, asked_s
         if producer.trouble or kafka_trouble or clock.monotonic_s() - asked_s >= _ASK_BROKER_EVERY_S:
-            kafka_trouble = await producer.check(_KAFKA_CHECK_S)
+            kafka_trouble = await producer.check(_KAFKA_CHECK_S, needed)
             asked_s = clock.monotonic_s()
         return kafka_trouble
 

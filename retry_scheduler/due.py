@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
 R = TypeVar("R")
@@ -58,8 +58,9 @@ def due_ms(appended_ms: int, fetched_ms: int, delay_s: int) -> int:
 
     An append time we cannot believe, ahead of our clock at the fetch or absent, counts as the fetch's: then the record
     waits its full delay from the moment we saw it, late by a fetch at worst and never early. Our clock set back only
-    delays. What shortens a wait is our clock ahead of the broker's at the append, or set forward since, by as much: the
-    machines need NTP, which slews. (A monotonic clock would be no better: it stands still while a machine sleeps.)
+    delays, by no more than the tier's delay once again (`Due.set_back`). What shortens a wait is our clock ahead of the
+    broker's at the append, or set forward since, by as much: the machines need NTP, which slews. (A monotonic clock
+    would be no better: it stands still while a machine sleeps.)
     """
     believable = 0 <= appended_ms <= fetched_ms
     return (appended_ms if believable else fetched_ms) + delay_s * 1000
@@ -106,6 +107,18 @@ class Due(Generic[R]):
             lane.held.append(held)
             lane.size_bytes += held.size_bytes
             self._touched.add(held.partition)
+
+    def set_back(self, now_ms: int, delay_ms: Callable[[Partition], int]) -> None:
+        """Our clock went back to ``now_ms``. No record waits longer than its tier's delay from now."""
+        self._heads.clear()
+        self._looks.clear()
+        for partition, lane in self._lanes.items():
+            latest_ms = now_ms + delay_ms(partition)
+            lane.held = deque(replace(held, due_ms=min(held.due_ms, latest_ms)) for held in lane.held)
+            lane.looked_for = False
+            self._touched.add(partition)
+            if lane.held:
+                heapq.heappush(self._heads, (lane.held[0].due_ms, partition))
 
     def take(self, now_ms: int, most: int) -> list[Held[R]]:
         """Remove and return at most ``most`` due records, some of every partition that has any."""

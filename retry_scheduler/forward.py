@@ -55,7 +55,7 @@ _CONSUMER = {
 class Connected(Publisher, Protocol):
     """What forwarding needs of the producer."""
 
-    async def check(self, timeout_s: float) -> str: ...
+    async def check(self, timeout_s: float, needed: Collection[str] = ()) -> str: ...
 
     @property
     def trouble(self) -> str: ...
@@ -89,6 +89,7 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
         self._in_flight_due_ms: int | None = None
+        self._latest_ms = 0
         self._consumer: AIOKafkaConsumer
         self._skips: SkipWatch
         self._commits = Commits()
@@ -176,7 +177,7 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         """A fetch is always pending, paused partitions or not: that is what keeps the membership."""
         while True:
             fetched = await self._consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_FETCH_RECORDS)
-            now_ms = self._clock.now_ms()
+            now_ms = self._now_ms()
             for tp, records in fetched.items():
                 self._take_in(tp, records, now_ms)
             self._apply_pauses(now_ms)
@@ -220,15 +221,24 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
                 await self._clock.sleep(_PACE_S)
 
     def _sleep_s(self) -> float:
-        look_ms = self._due.next_look_ms()
+        now_ms, look_ms = self._now_ms(), self._due.next_look_ms()
         if look_ms is None:
             return _LONGEST_SLEEP_S
-        return min(max(look_ms - self._clock.now_ms(), 1) / 1000, _LONGEST_SLEEP_S)
+        return min(max(look_ms - now_ms, 1) / 1000, _LONGEST_SLEEP_S)
+
+    def _now_ms(self) -> int:
+        """The wall clock; what is held learns of it when it was set back."""
+        now_ms = self._clock.now_ms()
+        if now_ms < self._latest_ms:
+            log.warning("clock_set_back", extra={"by_ms": self._latest_ms - now_ms})
+            self._due.set_back(now_ms, lambda partition: (self._settings.topics.delay_s(partition.topic) or 0) * 1000)
+        self._latest_ms = now_ms
+        return now_ms
 
     async def _forward_due(self) -> int:
         """Publish one batch of what is due and wait for all its confirmations; how many they were."""
         async with self._sending:
-            now_ms, commits = self._clock.now_ms(), self._commits
+            now_ms, commits = self._now_ms(), self._commits
             batch = self._due.take(now_ms, _BATCH_RECORDS)
             self._apply_pauses(now_ms)
             if not batch:
@@ -260,7 +270,8 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     async def _probe(self) -> None:
         """Ask Kafka for a sign of life now and then: an idle scheduler would not notice that it is gone."""
         while True:
-            self._condition.broker(await self._producer.check(_PROBE_EVERY_S))
+            needed = (self._settings.topics.deliveries,)
+            self._condition.broker(await self._producer.check(_PROBE_EVERY_S, needed))
             await self._clock.sleep(_PROBE_EVERY_S)
 
     async def _watch_skips(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.errors import (
@@ -125,14 +125,18 @@ class Producer:
         except (KafkaError, TimeoutError) as error:
             raise NotConfirmed(f"{topic}: {_one_line(error)}") from None
 
-    async def check(self, timeout_s: float) -> str:
-        """Ask a broker for a sign of life: "" when it gives one, else one line. For readiness without traffic."""
+    async def check(self, timeout_s: float, needed: Collection[str] = ()) -> str:
+        """Ask a broker for a sign of life, and for the topics in ``needed``: "" when all is there, else one line.
+
+        For readiness without traffic.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                await (self._session or await self._connected()).reach_broker()
+                there = await (self._session or await self._connected()).topics()
         except (KafkaError, NotConfirmed, TimeoutError) as error:
             return self.trouble or _one_line(error)
-        return self.trouble
+        missing = sorted(set(needed) - there)
+        return f"no topic {', '.join(missing)}" if missing else self.trouble
 
     @property
     def outstanding(self) -> int:
@@ -144,7 +148,7 @@ class Producer:
         """ "" while sends are acknowledged, else one line why not."""
         if self._session is None:
             return self._error
-        if self._error and not self._session.idle:
+        if self._error and (self._outstanding or not self._session.idle):
             return self._error
         waited_s = self._clock.monotonic_s() - self._progress_s
         if self._outstanding and waited_s > _STALLED_S:
@@ -222,7 +226,7 @@ class Producer:
                 return _Try(session, await session.append(record, alone=alone))
             except KafkaError as error:
                 if isinstance(error, _NOT_QUEUED):
-                    self._error = _one_line(error)
+                    self._error = f"{record.topic}: {_one_line(error)}"
                 else:
                     self._replace(session, error)
             failures += 1

@@ -93,9 +93,10 @@ class ProducerSession:
         """The topic's partitions. Raises UnknownTopicOrPartitionError after 10 s."""
         return await self._kafka.partitions_for(topic)  # type: ignore[no-any-return]
 
-    async def reach_broker(self) -> None:
-        """Ask any broker for metadata. Raises KafkaError when none answers."""
-        await self._client.fetch_all_metadata()
+    async def topics(self) -> set[str]:
+        """Ask any broker which there are. Raises KafkaError when none answers."""
+        metadata = await self._client.fetch_all_metadata()
+        return set(metadata.topics())
 
     @property
     def idle(self) -> bool:

@@ -49,10 +49,15 @@ class Positions:
             self._doubts.pop(partition, None)
 
     def received(self, partition: Partition, first_offset: int, last_offset: int) -> None:
-        """A batch came. An offset above the expected one is a doubt: a hole, or records that are gone."""
+        """A batch came. An offset above the expected one is a doubt: a hole, or records that are gone.
+
+        One that goes on where we stand ends the doubt of the assignment: what is deleted after that, was read.
+        """
         expected = self._next.get(partition)
         if expected is not None and first_offset > expected:
             self._doubts.setdefault(partition, expected)
+        elif self._doubts.get(partition) == expected:
+            self._doubts.pop(partition, None)
         self._next[partition] = last_offset + 1
 
     @property

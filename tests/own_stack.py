@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from deploy.leash import Leash
 from deploy.migrate import migrate
@@ -21,7 +21,7 @@ from shared.kafka import ensure_topics
 from shared.settings import Settings
 from tests.conftest import database_url_of, fresh_name, settings_for_tests
 from tests.processes import children_of
-from tests.stacks import checks_of, prepare
+from tests.stacks import Stack, checks_of, prepare
 
 KAFKA = "kafka"
 POSTGRES = "postgres"
@@ -45,9 +45,9 @@ class OwnStack:
         self._programs: dict[str, Program] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    async def __aenter__(self) -> OwnStack:
+    async def __aenter__(self) -> Self:
         try:
-            self.stack, programs = prepare(self.folder, kafka_heap=self._kafka_heap, durable=True)
+            self.stack, programs = self._prepare()
             self._checks = checks_of(self.stack)
             for program in programs:
                 self._programs[program.name] = program
@@ -59,6 +59,9 @@ class OwnStack:
             await self._end()
             raise
         return self
+
+    def _prepare(self) -> tuple[Stack, list[Program]]:
+        return prepare(self.folder, kafka_heap=self._kafka_heap, durable=True)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

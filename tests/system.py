@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,8 +45,16 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FI
 class System:
     """``async with System(settings) as system``: all four are ready; they are gone afterwards."""
 
-    def __init__(self, settings: Settings, *, only: tuple[str, ...] = tuple(_MODULES)) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        only: tuple[str, ...] = tuple(_MODULES),
+        settings_of: Callable[[str], Settings] | None = None,
+    ) -> None:
+        """``settings_of``: by a process's name, when they are not the same for all."""
         self.settings = settings
+        self._settings_of = settings_of or (lambda _: settings)
         self._names = only
         self._leash = Leash()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -93,7 +101,9 @@ class System:
         environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
         command = (sys.executable, "-m", _MODULES[name.partition("#")[0]])
         # `env -i`: a child of these tests hears nothing of the developer's environment.
-        pairs = [f"{key}={value}" for key, value in {**environment, **as_environment(self.settings), **own}.items()]
+        pairs = [
+            f"{key}={value}" for key, value in {**environment, **as_environment(self._settings_of(name)), **own}.items()
+        ]
         program = Program(name, ("env", "-i", *pairs, *command), directory=self._logs)
         with (self._logs / f"{name}.log").open("ab") as log:
             self._children[name] = self._leash.spawn(program, log)

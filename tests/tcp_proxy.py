@@ -1,4 +1,4 @@
-"""A way to a server that can be cut, and stalled, without hurting the server."""
+"""A way to a server that can be cut, stalled and made long, without hurting the server."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+#: So many pieces of one direction may be on a long way; then its sender waits.
+_ON_THE_WAY = 256
+
 
 class TcpProxy:
-    """Listens on loopback and forwards to one server."""
+    """Listens on loopback and forwards to one server. ``port`` 0: any."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, own_port: int = 0) -> None:
         self._target = (host, port)
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self.port = 0
+        self.port = own_port
+        #: How long the way is, in each direction.
+        self.delay_s = 0.0
         #: Bytes that clients sent through.
         self.sent_bytes = 0
+
+    @property
+    def target_port(self) -> int:
+        """Of the server."""
+        return self._target[1]
 
     async def open(self) -> None:
         """Listen, on the same port as before."""
@@ -55,17 +65,44 @@ class TcpProxy:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pump(reader, there_writer, counted=True))
                 both.create_task(self._pump(there_reader, writer, counted=False))
+        writer.close()  # of a server that is not there its client must hear
         self._tasks.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                self.sent_bytes += len(data) if counted else 0
-                await self._flowing.wait()
-                writer.write(data)
-                await writer.drain()
+        """One direction, to its end."""
+        way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_ON_THE_WAY)
+        entering = asyncio.create_task(self._enter(reader, way, counted=counted))
+        try:
+            await self._leave(way, writer)
+        finally:
+            entering.cancel()
+            await asyncio.gather(entering, return_exceptions=True)
         writer.close()
         self._writers.discard(writer)
+
+    async def _enter(
+        self, reader: asyncio.StreamReader, way: asyncio.Queue[tuple[float, bytes]], *, counted: bool
+    ) -> None:
+        data = None
+        while data != b"":
+            try:
+                data = await reader.read(65536)
+            except OSError:
+                data = b""
+            self.sent_bytes += len(data) if counted else 0
+            await way.put((asyncio.get_running_loop().time() + self.delay_s, data))
+
+    async def _leave(self, way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while True:
+                arrives_s, data = await way.get()
+                if (early_s := arrives_s - asyncio.get_running_loop().time()) > 0:
+                    await asyncio.sleep(early_s)
+                await self._flowing.wait()
+                if not data:
+                    return
+                writer.write(data)
+                await writer.drain()
 
 
 @asynccontextmanager

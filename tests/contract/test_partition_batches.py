@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from delivery_stream.app import create_app
 from delivery_stream.dispatcher import Dispatcher
@@ -18,7 +19,7 @@ from delivery_stream.partition_batches import BatchApp
 from shared.broker import client_options
 from shared.clock import SystemClock
 from shared.completed_offsets import Commit, decode_completed
-from shared.kafka import Producer
+from shared.kafka import Producer, ensure_topics
 from shared.records import Delivery, Record
 from shared.settings import Settings
 from shared.skip_watch import Positions
@@ -190,3 +191,49 @@ async def test_the_group_s_answers_to_heartbeats_are_noted(topics_ready: Setting
         await until(lambda: worker.app.heartbeat_s > beat_s, "another one")
         assert time.monotonic() - worker.app.heartbeat_s < 10
         assert time.monotonic() - worker.app.turned_s < 10
+
+
+async def made_again(settings: Settings) -> None:
+    """`deliveries` is deleted and there again, empty, before anybody has looked."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    await admin.start()
+    await admin.delete_topics([settings.topics.deliveries])
+    while settings.topics.deliveries in await admin.list_topics():  # noqa: ASYNC110  nobody tells when it is gone
+        await asyncio.sleep(0.02)
+    await admin.close()
+    await ensure_topics(settings)
+
+
+async def test_a_topic_that_is_made_again_under_a_running_worker_is_read_from_its_first_record(
+    topics_ready: Settings,
+) -> None:
+    seen: set[bytes] = set()
+
+    async def handle(delivery: Delivery) -> None:
+        seen.add(delivery.payload)
+
+    await produce(topics_ready, range(100), partition=3)
+    async with running(topics_ready, handle) as worker:
+        await until(lambda: len(seen) == 100, "100 records")
+        await made_again(topics_ready)
+        await produce(topics_ready, range(100, 110), partition=3)
+        await until(lambda: len(seen) == 110, "10 records of the new log")
+        assert worker.dispatcher.next_offset(TopicPartition(topics_ready.topics.deliveries, 3)) == 10
+
+
+async def test_a_committed_offset_beyond_the_end_of_its_log_is_another_log_s(topics_ready: Settings) -> None:
+    seen: set[bytes] = set()
+
+    async def handle(delivery: Delivery) -> None:
+        seen.add(delivery.payload)
+
+    await produce(topics_ready, range(10), partition=3)
+    partition = TopicPartition(topics_ready.topics.deliveries, 3)
+    consumer = AIOKafkaConsumer(group_id=topics_ready.topics.group("delivery-stream"), **client_options(topics_ready))
+    await consumer.start()
+    consumer.assign([partition])
+    await consumer.commit({partition: 100})
+    await consumer.stop()
+    async with running(topics_ready, handle) as worker:
+        await until(lambda: len(seen) == 10, "10 records")
+        assert worker.app.replaced == f"{partition.topic}:3 ends at 10 and was read up to 100: it is another log"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_network
 
 import pytest
@@ -337,4 +340,40 @@ async def test_where_the_time_went() -> None:
             assert timings.first_byte_ms is not None
             assert 45 <= timings.first_byte_ms <= timings.total_ms
         assert first.timings.total_ms + second.timings.total_ms <= (time.monotonic() - started_s) * 1000
+        await sender.close()
+
+
+# What we lack ourselves
+
+
+@contextmanager
+def no_descriptors() -> Iterator[Callable[[], None]]:
+    """This process opens nothing new, until the end of the block or a call of what is given."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def again() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield again
+    finally:
+        again()
+
+
+async def test_a_post_waits_for_a_descriptor_while_there_is_none() -> None:
+    async with Receiver() as receiver:
+        sender = Sender(LOOPBACK)
+        with no_descriptors() as again:
+            asyncio.get_running_loop().call_later(0.3, again)
+            assert status(await sender.post(receiver.url, (), b"", 2)) == 200
+        await sender.close()
+
+
+async def test_that_we_have_no_descriptor_is_no_fault_of_the_endpoints() -> None:
+    async with Receiver() as receiver:
+        sender = Sender(LOOPBACK)
+        with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            await sender.post(receiver.url, (), b"", 0.4)
+        assert status(await sender.post(receiver.url, (), b"", 2)) == 200
         await sender.close()

@@ -16,6 +16,7 @@ from _pytest.terminal import TerminalReporter
 from tests.faults.figures import Figures
 from tests.faults.form import LONG, SEED
 from tests.own_stack import OwnStack
+from tests.proxied_stack import ProxiedStack
 
 _FIGURES = pytest.StashKey[Figures]()
 _LEFT_OUT = pytest.StashKey[int]()
@@ -57,7 +58,13 @@ def figures(request: pytest.FixtureRequest) -> Figures:
 
 
 @pytest.fixture(scope="session")
-async def own_stack() -> AsyncIterator[OwnStack]:
+async def proxied_stack() -> AsyncIterator[ProxiedStack]:
     """Kafka, Postgres and Redis of the fault tests alone: each trial takes fresh names on it."""
-    async with OwnStack() as stack:
+    async with ProxiedStack() as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def own_stack(proxied_stack: ProxiedStack) -> OwnStack:
+    """The same, for who does not go over its ways."""
+    return proxied_stack

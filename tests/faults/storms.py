@@ -29,7 +29,7 @@ async def everybody_restless(trial: Trial, seconds: float) -> str:
             await asyncio.sleep(fault.gap_s)
             if time.monotonic() + fault.duration_s > ends_s:
                 return
-            async with trial.away(name, fault.how):
+            async with trial.away(name, how=fault.how):
                 await asyncio.sleep(fault.duration_s)
             counts[fault.how.name] += 1
             await trial.ready_after_s(name, f"{name} after {fault.how.name}")

@@ -30,7 +30,7 @@ async def test_a_loss_a_missing_row_a_copy_and_an_end_by_itself_are_found_on_rea
         trial.system.kill(API, signal.SIGTERM)
         await eventually(lambda: trial.findings)
         await eventually(lambda: load.probe(1.0), within_s=20)
-        async with trial.away(STREAM, signal.SIGTERM):
+        async with trial.away(STREAM, how=signal.SIGTERM):
             before = len(load.accepted)
             await load.burst(20)
             skipped = load.accepted[before:]

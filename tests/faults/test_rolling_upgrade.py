@@ -55,7 +55,7 @@ async def rolled(trial: Trial) -> None:
     """Each told to stop and started, when the one before it is ready again."""
     async with trial.fault("everybody", "restart"):
         for name in PROGRAMS:
-            async with trial.away(name, LEAVE):
+            async with trial.away(name, how=LEAVE):
                 pass
             await trial.ready_after_s(name, f"{name} after its restart")
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
@@ -83,10 +83,11 @@ class Trial:
         *,
         per_second: float = 40.0,
         programs: tuple[str, ...] = PROGRAMS,
+        system: System | None = None,
     ) -> None:
-        """``programs``: ``delivery-stream#2`` is a second one of its kind."""
+        """``programs``: ``delivery-stream#2`` is a second one of its kind. ``system``: when it is not simply theirs."""
         self._own, self.settings, self._programs = own, settings, programs
-        self.receiver, self.system = Receiver(), System(settings, only=programs)
+        self.receiver, self.system = Receiver(), system or System(settings, only=programs)
         self.load = Load(self.system, self.receiver, seed, per_second=per_second)
         self.struck: list[Struck] = []
         #: What must not be, and is none of the oracle's business.
@@ -139,13 +140,26 @@ class Trial:
 
     async def strike(self, fault: Fault) -> Struck:
         """Kill or freeze the victim, bring it back, and wait until everything works again."""
-        async with self.fault(fault.victim, fault.how.name), self.away(fault.victim, fault.how):
+        async with self.fault(fault.victim, fault.how.name), self.away(fault.victim, how=fault.how):
             await asyncio.sleep(fault.duration_s)
         return self.struck[-1]
 
     @asynccontextmanager
-    async def away(self, victim: str, how: signal.Signals = KILL) -> AsyncIterator[None]:
-        """It is killed, told to stop, or frozen; after the block it is started again, or goes on."""
+    async def away(self, *victims: str, how: signal.Signals = KILL) -> AsyncIterator[None]:
+        """Killed, told to stop, or frozen; after the block they are started again, or go on."""
+        for victim in victims:
+            await self._take_away(victim, how)
+        try:
+            yield
+        finally:
+            for victim in victims:
+                if how == STOP:
+                    self._parts_with(victim).kill(victim, signal.SIGCONT)
+                else:
+                    self._parts_with(victim).start(victim)
+            self._victims.difference_update(victims)
+
+    async def _take_away(self, victim: str, how: signal.Signals) -> None:
         parts = self._parts_with(victim)
         async with self._restarting:
             self._note_if_ended(victim)
@@ -154,33 +168,37 @@ class Trial:
             parts.kill(victim, how)
         if how != STOP and (code := await parts.ended(victim)) and how == signal.SIGTERM and victim in self._programs:
             self.findings.append(Finding("did not stop in order", victim, f"exit {code}\n{parts.last_words(victim)}"))
+
+    @contextmanager
+    def excused(self, name: str) -> Iterator[None]:
+        """It may end by itself, which is none of our findings; whoever says so starts it again."""
+        self._victims.add(name)
         try:
             yield
         finally:
-            if how == STOP:
-                parts.kill(victim, signal.SIGCONT)
-            else:
-                parts.start(victim)
-            self._victims.discard(victim)
+            self._victims.discard(name)
 
     @asynccontextmanager
-    async def fault(self, victim: str, kind: str) -> AsyncIterator[None]:
-        """Any fault: the block does the harm and ends it. Afterwards all must work again without anybody's help."""
+    async def fault(self, victim: str, kind: str, *, sufferers: Sequence[str] = ()) -> AsyncIterator[None]:
+        """Any fault: the block does the harm and ends it. Afterwards all must work again without anybody's help.
+
+        ``sufferers``: who must be ready again; the victim, if nobody is named.
+        """
         began_s = time.time()
         yield
         over_s = time.time()
         name = f"{len(self.struck) + 1}. {kind} of {victim}"
-        ready_after_s, works_after_s = await asyncio.gather(
-            self.ready_after_s(victim, name), self._works_after_s(victim, name)
+        *ready_after_s, works_after_s = await asyncio.gather(
+            *(self.ready_after_s(one, name) for one in sufferers or (victim,)), self._works_after_s(victim, name)
         )
-        self.struck.append(Struck(name, victim, kind, began_s, over_s, ready_after_s, works_after_s))
+        self.struck.append(Struck(name, victim, kind, began_s, over_s, max(ready_after_s), works_after_s))
 
     async def ready_after_s(self, victim: str, name: str) -> float:
         """How long it took until it says that it is ready; that it does not is a finding about ``name``."""
         began_s = time.monotonic()
         while why := await self._parts_with(victim).why_not(victim) if victim in self.victims else "":
             if time.monotonic() - began_s > RECOVERS_WITHIN_S:
-                self.findings.append(Finding("not ready again", name, why))
+                self.findings.append(Finding("not ready again", name, f"{victim}: {why}"))
                 break
             await asyncio.sleep(0.05)
         return time.monotonic() - began_s

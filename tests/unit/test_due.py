@@ -107,3 +107,13 @@ def test_records_of_a_partition_that_was_revoked_are_not_taken_in() -> None:
     due.assign([ONE])
     due.add([held(TWO, 0, 10)])
     assert due.held == 0
+
+
+def test_a_clock_that_is_set_back_adds_its_tiers_delay_to_a_wait_at_most() -> None:
+    due = queue(Limits(records=1_000, ahead_ms=100))
+    due.add([held(ONE, 0, 3_601_000), held(ONE, 1, 3_602_000), held(TWO, 0, 900)])
+    assert due.fetching(3_600_500).pause == [ONE]
+    due.set_back(500, lambda partition: 1_000 if partition == ONE else 9_000)
+    assert due.take(1_499, 10) == [held(TWO, 0, 900)], "what was due sooner than that stays so"
+    assert due.fetching(1_400).resume == [ONE], "and what comes after it is fetched in time"
+    assert [one.offset for one in due.take(1_500, 10)] == [0, 1]

@@ -133,3 +133,17 @@ def test_going_back_is_no_doubt() -> None:
     positions.received(P, 100, 120)
     positions.received(P, 90, 120)
     assert not positions.doubts
+
+
+async def test_what_is_deleted_after_it_was_read_is_no_alarm_even_right_after_the_assignment() -> None:
+    watch, starts = _watch()
+    watch.assigned({P: 100})
+    watch.received(P, 100, 119)
+    starts.start = 120  # the janitor, before the watch has looked once
+    assert not watch.due
+    watch.received(P, 120, 125)
+    assert await watch.alarms() == []
+    starts.start = 140
+    watch.received(P, 140, 150)
+    [alarm] = await watch.alarms()
+    assert (alarm.committed_offset, alarm.position) == (126, 140)

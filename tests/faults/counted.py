@@ -1,0 +1,24 @@
+"""What every test with a trial does in the end: count, print, add to the figures, and demand that nothing is lost."""
+
+from __future__ import annotations
+
+from tests.faults.figures import Figures
+from tests.faults.form import SEED
+from tests.faults.oracle import Verdict
+from tests.faults.trial import Trial
+
+
+async def counted(trial: Trial, figures: Figures, *, settles_within_s: float = 120.0) -> Verdict:
+    """The verdict, which has no findings."""
+    verdict = await trial.count(settles_within_s)
+    for one, (window, repeats) in zip(trial.struck, verdict.repeats, strict=True):
+        print(f"{one}, {repeats} repeated, at most {window.bound}")
+    print(verdict)
+    figures.add(trial.struck, verdict)
+    assert verdict.ok, f"FAULTS_SEED={SEED}\n{verdict}"
+    return verdict
+
+
+def refused(trial: Trial, first: int, last: int) -> int:
+    """How many events, of those with these numbers, got no 202. Asked when their producers have stopped."""
+    return sum(bool(trial.load.sent[number].unanswered) for number in range(first, last + 1))
