@@ -32,8 +32,9 @@ _ALONE: tuple[str, ...] = (_ALWAYS,)
 _BOTH: tuple[str, ...] = (_ALWAYS, _SOMETIMES)
 #: One event in so many goes to all of them.
 _WIDE_EVERY = 10
-#: Every second one is slow to come back, so that pauses meet its job in the middle.
-_SLOW_RATE = 6
+#: Every second one is slow to come back, so that pauses meet its job in the middle. What a limit has put off keeps its
+#: time when the limit is lifted, so a lower one makes the end long.
+_SLOW_RATE = 12
 _PAUSES_S = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
 _OVERLAPS_S = (0, 2, 5)
 
