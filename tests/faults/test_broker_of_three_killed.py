@@ -1,6 +1,6 @@
-"""kill -9 of one broker of three under load, the controllers' leader first: ingest goes on, and nothing is lost.
+"""kill -9 of one broker of three under load, each in turn, the controllers' leader first: ingest goes on, nothing is lost.
 
-FAULTS=long: six rounds instead of one, each broker in turn; in every second one it has lost its disk when it is back.
+In every second round it has lost its disk when it is back.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 
 import aiohttp
 import psycopg2
+import pytest
 
 from shared.kafka import ensure_topics
 from tests.conftest import FreshSettings
 from tests.eventually import eventually
-from tests.faults.form import LONG
 from tests.own_brokers import BROKERS, OwnBrokers
 from tests.receiver import Receiver
 from tests.system import System, signed
 
-ROUNDS = 6 if LONG else 1
+ROUNDS = 6
 SUBSCRIPTIONS = 8
 PRODUCERS = 6
 #: Between two posts of one producer: some sixty a second in all.
@@ -80,6 +80,7 @@ class Load:
         return max(after - before for before, after in pairwise(at_s))
 
 
+@pytest.mark.long_form
 async def test_a_killed_broker_of_three_loses_nothing_and_ingest_goes_on(
     fresh_settings: FreshSettings, tmp_path: Path
 ) -> None:
