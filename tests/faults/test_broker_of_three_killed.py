@@ -1,4 +1,4 @@
-"""kill -9 of one broker of three under load, each in turn, the controllers' leader first: ingest goes on, nothing is lost.
+"""kill -9 of one broker of three under load, each in turn, the controllers' leader first: nothing is lost.
 
 In every second round it has lost its disk when it is back.
 """
