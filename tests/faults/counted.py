@@ -21,4 +21,5 @@ async def counted(trial: Trial, figures: Figures, *, settles_within_s: float = 1
 
 def refused(trial: Trial, first: int, last: int) -> int:
     """How many events, of those with these numbers, got no 202. Asked when their producers have stopped."""
-    return sum(bool(trial.load.sent[number].unanswered) for number in range(first, last + 1))
+    asked = [trial.load.sent[number] for number in range(first, last + 1)]
+    return sum(not one.owed and not one.possible for one in asked)

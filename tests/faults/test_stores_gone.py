@@ -12,25 +12,18 @@ import pytest
 from tests.eventually import eventually
 from tests.faults.counted import counted, refused
 from tests.faults.figures import Figures
-from tests.faults.form import LONG, SEED
+from tests.faults.form import SEED
 from tests.faults.load import ENDPOINTS, FAN_OUT
 from tests.faults.trial import PROGRAMS, Trial
 from tests.own_stack import POSTGRES, REDIS, OwnStack
 
-GONE_S = 120.0 if LONG else 8.0
+GONE_S = 120.0
 #: 40 events come in a second: longer than this nothing arrives only if nothing is delivered.
 SILENCE_MAX_S = 4.0
 
 
-@pytest.mark.parametrize(
-    "gone",
-    [
-        pytest.param((POSTGRES,), marks=pytest.mark.long_form),
-        pytest.param((REDIS,), marks=pytest.mark.long_form),
-        (POSTGRES, REDIS),
-    ],
-    ids="+".join,
-)
+@pytest.mark.long_form
+@pytest.mark.parametrize("gone", [(POSTGRES,), (REDIS,), (POSTGRES, REDIS)], ids="+".join)
 async def test_without_its_stores_all_goes_on_from_memory(
     own_stack: OwnStack, figures: Figures, gone: tuple[str, ...]
 ) -> None:

@@ -90,7 +90,7 @@ async def test_a_topic_that_is_deleted_is_told_of_and_work_goes_on_when_it_is_th
             await admin.delete_topics([topic])
             while topic in await admin.list_topics():  # noqa: ASYNC110  nobody tells when it is gone
                 await asyncio.sleep(0.02)
-        answers, said = [], dict[str, str]()
+        answers, said = list[int](), dict[str, str]()
         ends_s = time.monotonic() + absent_s
         while time.monotonic() < ends_s:
             body = FINE if answers else FAILS
