@@ -60,7 +60,7 @@ test: venv ## everything CI runs, on real parts, and how long each suite took
 	STATIC_SECONDS=$$(( $$(date +%s) - began )) $(BIN)/pytest -p tests.budgets $(SUITES)
 
 # The part of the fault tests that kills, at length; FAULTS_SEED=n repeats a schedule.
-faults: venv ## kill and freeze every process under load and count what is lost or repeated, into docs (forty minutes)
+faults: venv ## kill and freeze every process under load and count what is lost or repeated, into docs (more than an hour)
 	FAULTS=long FAULTS_FIGURES=docs/reliability-figures.txt $(BIN)/pytest tests/faults
 
 soak: venv ## all processes for half an hour at half of full speed with bad endpoints: memory, lag, descriptors, CPU, into docs/benchmarks

@@ -78,6 +78,7 @@ async def test_a_clock_set_back_keeps_no_retry_for_the_hour_and_sends_none_early
     assert max(waits) <= 2 * TIER_S * 1000 + 7_000
 
 
+@pytest.mark.long_form
 async def test_a_clock_set_forward_shortens_waits_by_its_step_and_back_again_all_is_as_before(
     tiers: Settings, producer: Producer
 ) -> None:
@@ -131,6 +132,7 @@ async def sinking(settings: Settings, producer: Producer, clock: SteppedClock) -
             await running
 
 
+@pytest.mark.long_form
 async def test_a_sink_whose_clock_is_set_writes_on_and_takes_no_word_back(tiers: Settings, producer: Producer) -> None:
     database, clock = Database(tiers.database_url.get_secret_value()), SteppedClock()
     attempt_log, reached_ms = AttemptLog(database, tiers.topics), [0]

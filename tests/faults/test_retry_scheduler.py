@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+import pytest
 
 from shared.clock import SystemClock
 from shared.kafka import Producer, ensure_topics
@@ -17,6 +18,7 @@ from tests.own_broker import OwnBroker
 from tests.system import SCHEDULER, System, read_topic
 
 
+@pytest.mark.long_form
 async def test_a_broker_that_dies_and_comes_back_loses_no_retry_and_needs_no_restart(tmp_path: Path) -> None:
     broker = OwnBroker(tmp_path / "kafka")
     broker.start()

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from shared.kafka import ensure_topics
 from tests.conftest import FreshSettings
 from tests.receiver import Answer, Receiver
@@ -82,6 +84,7 @@ async def test_a_worker_that_is_told_to_stop_finishes_what_is_under_way_and_leav
         assert repeats <= in_flight
 
 
+@pytest.mark.long_form
 async def test_the_endpoints_of_a_killed_worker_are_another_s_within_seconds(
     fresh_settings: FreshSettings, tmp_path: Path
 ) -> None:
