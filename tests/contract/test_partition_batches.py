@@ -229,7 +229,10 @@ async def test_a_committed_offset_beyond_the_end_of_its_log_is_another_log_s(top
 
     await produce(topics_ready, range(10), partition=3)
     partition = TopicPartition(topics_ready.topics.deliveries, 3)
-    consumer = AIOKafkaConsumer(group_id=topics_ready.topics.group("delivery-stream"), **client_options(topics_ready))
+    # Or, when it stops, it would commit where it stands: at the end of the log.
+    consumer = AIOKafkaConsumer(
+        group_id=topics_ready.topics.group("delivery-stream"), enable_auto_commit=False, **client_options(topics_ready)
+    )
     await consumer.start()
     consumer.assign([partition])
     await consumer.commit({partition: 100})
