@@ -19,10 +19,8 @@ from deploy.program import Program, free_port
 from shared.settings import Settings
 from tests.own_stack import KAFKA, POSTGRES, REDIS, OwnStack
 from tests.stacks import Stack
-from tests.system import API, SCHEDULER, SINK, STREAM, System
+from tests.system import PROGRAMS, System
 from tests.tcp_proxy import TcpProxy
-
-PROGRAMS = (API, STREAM, SCHEDULER, SINK)
 
 
 class ProxiedStack(OwnStack):

@@ -37,6 +37,8 @@ _MODULES = {
     SCHEDULER: "retry_scheduler",
     SINK: "delivery_stream.attempt_sink",
 }
+#: One of each kind.
+PROGRAMS = tuple(_MODULES)
 _READY_WITHIN_S = 40.0
 #: What a child needs of our environment; everything else comes from the settings.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE")
@@ -49,7 +51,7 @@ class System:
         self,
         settings: Settings,
         *,
-        only: tuple[str, ...] = tuple(_MODULES),
+        only: tuple[str, ...] = PROGRAMS,
         settings_of: Callable[[str], Settings] | None = None,
     ) -> None:
         """``settings_of``: by a process's name, when they are not the same for all."""

@@ -10,24 +10,15 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin import NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from shared.broker import max_batch_bytes
 from shared.errors import ConfigurationError, NotConfirmed
-from shared.kafka import Producer, SkipWatch, client_options, ensure_topics, max_record_bytes, new_consumer
+from shared.kafka import Producer, SkipWatch, ensure_topics, max_record_bytes, new_consumer
 from shared.records import Record
 from shared.settings import Settings
-
-
-@asynccontextmanager
-async def admin_of(settings: Settings) -> AsyncIterator[Any]:
-    admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()
+from tests.kafka_admin import admin_of
 
 
 @asynccontextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import orjson
-import psycopg2
 
 from shared.records import Source, delivery_from_record
 from shared.settings import Settings
@@ -14,6 +13,7 @@ from tests.faults.load import Load, arrived
 from tests.faults.oracle import Books, Buried, Key, Logged, Standing
 from tests.kafka_log import read_records
 from tests.receiver import Receiver
+from tests.rows import rows
 
 _READ_WITHIN_S = 60.0
 _OF_DELIVERIES = ("attempt", "waiting", "parked", "resumed", "cancelled")
@@ -62,23 +62,11 @@ async def read_deliveries(settings: Settings) -> list[Forwarded]:
 
 def read_rows(settings: Settings) -> tuple[list[Standing], list[Key]]:
     """Where each delivery stands, and every attempt."""
-    connection = psycopg2.connect(settings.database_url.get_secret_value())
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("select id, status, reason from deliveries")
-            standing = [Standing(*row) for row in cursor.fetchall()]
-            cursor.execute("select webhook_id, run, attempt from attempts where kind = 'attempt'")
-            return standing, [Key(*row) for row in cursor.fetchall()]
-    finally:
-        connection.close()
+    standing = [Standing(*row) for row in rows(settings, "select id, status, reason from deliveries")]
+    query = "select webhook_id, run, attempt from attempts where kind = 'attempt'"
+    return standing, [Key(*row) for row in rows(settings, query)]
 
 
 def statuses(settings: Settings) -> dict[str, str]:
     """The tables' word on every delivery. Raises psycopg2.Error."""
-    connection = psycopg2.connect(settings.database_url.get_secret_value(), connect_timeout=3)
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("select id, status from deliveries")
-            return dict(cursor.fetchall())
-    finally:
-        connection.close()
+    return dict(rows(settings, "select id, status from deliveries"))

@@ -8,8 +8,8 @@ import time
 
 from tests.faults.form import LONG, SEED
 from tests.faults.schedule import LEAVE, storm
-from tests.faults.trial import PROGRAMS, Trial
-from tests.system import API, SCHEDULER, SINK, STREAM
+from tests.faults.trial import Trial
+from tests.system import API, PROGRAMS, SCHEDULER, SINK, STREAM
 
 WORKERS = (STREAM, f"{STREAM}#2", f"{STREAM}#3")
 OTHERS = (SCHEDULER, f"{SCHEDULER}#2", SINK, f"{SINK}#2")

@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
-import psycopg2
 import pytest
 
 from shared.kafka import ensure_topics
@@ -22,6 +21,7 @@ from tests.conftest import FreshSettings
 from tests.eventually import eventually
 from tests.own_brokers import BROKERS, OwnBrokers
 from tests.receiver import Receiver
+from tests.rows import rows
 from tests.system import System, signed
 
 ROUNDS = 6
@@ -146,14 +146,6 @@ async def one_round(brokers: OwnBrokers, number: int, load: Load, receiver: Rece
 
 def unfinished(system: System, load: Load) -> int:
     """How many accepted deliveries have not succeeded in the attempt log."""
-    connection = psycopg2.connect(system.settings.database_url.get_secret_value())
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "select count(*) from deliveries where status = 'succeeded' and id = any(%s)",
-                (load.accepted,),
-            )
-            [count] = cursor.fetchone() or (0,)
-            return len(load.accepted) - int(count)
-    finally:
-        connection.close()
+    query = "select count(*) from deliveries where status = 'succeeded' and id = any(%s)"
+    [(count,)] = rows(system.settings, query, load.accepted)
+    return len(load.accepted) - int(count)

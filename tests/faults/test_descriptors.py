@@ -17,8 +17,8 @@ from tests.faults.figures import Figures
 from tests.faults.form import SEED
 from tests.faults.trial import Trial
 from tests.own_stack import KAFKA
-from tests.proxied_stack import PROGRAMS, ProxiedStack, cut, reopen
-from tests.system import API, STREAM
+from tests.proxied_stack import ProxiedStack, cut, reopen
+from tests.system import API, PROGRAMS, STREAM
 
 EXHAUSTED_S = 12.0
 

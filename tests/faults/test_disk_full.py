@@ -10,10 +10,10 @@ import pytest
 from tests.faults.counted import counted, refused
 from tests.faults.figures import Figures
 from tests.faults.form import SEED
-from tests.faults.trial import PROGRAMS, Trial
+from tests.faults.trial import Trial
 from tests.own_stack import KAFKA, POSTGRES
 from tests.small_disk import SmallDiskStack
-from tests.system import SINK
+from tests.system import PROGRAMS, SINK
 
 FULL_S = 15.0
 

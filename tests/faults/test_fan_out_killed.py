@@ -17,8 +17,8 @@ from shared.records import delivery_id
 from shared.settings import Settings
 from shared.subscriptions import NewSubscription, SubscriptionStore
 from tests.conftest import FreshSettings
-from tests.faults.test_stream_killed import rows
 from tests.receiver import Receiver
+from tests.rows import rows
 from tests.system import API, SCHEDULER, SINK, STREAM, System, read_topic
 
 EVENTS = 12
@@ -94,7 +94,7 @@ async def killed_in_the_middle(system: System, expected: int) -> int:
 async def until_all_succeeded(system: System, count: int) -> None:
     deadline = time.monotonic() + 90
     while True:
-        found = rows(system, "select status, count(*) from deliveries group by status")
+        found = rows(system.settings, "select status, count(*) from deliveries group by status")
         if found == [("succeeded", count)]:
             return
         assert time.monotonic() < deadline, f"{count} expected, {found}\n{system.tail()}"

@@ -10,8 +10,9 @@ import pytest
 from tests.faults.figures import Figures
 from tests.faults.form import CLEAN_EVENTS, KILLS, KILLS_PER_ROUND, PER_SECOND, ROUNDS, SEED, STOPS
 from tests.faults.schedule import LONG_STOP_S, STOP_S, Fault, one_each, rounds
-from tests.faults.trial import PROGRAMS, Trial
+from tests.faults.trial import Trial
 from tests.own_stack import OwnStack
+from tests.system import PROGRAMS
 
 
 @pytest.mark.short_form

@@ -13,8 +13,8 @@ from tests.faults.figures import Figures
 from tests.faults.form import SEED
 from tests.faults.trial import Trial
 from tests.own_stack import KAFKA, POSTGRES, REDIS
-from tests.proxied_stack import PROGRAMS, ProxiedStack, cut, reopen
-from tests.system import API, SINK, STREAM
+from tests.proxied_stack import ProxiedStack, cut, reopen
+from tests.system import API, PROGRAMS, SINK, STREAM
 
 CUT, STALL, DELAY = "cut", "stall", "delay"
 _DELAY_S = 0.2

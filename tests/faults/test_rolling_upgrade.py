@@ -17,8 +17,9 @@ from tests.faults.figures import Figures
 from tests.faults.form import SEED
 from tests.faults.oracle import Sent
 from tests.faults.schedule import LEAVE
-from tests.faults.trial import PROGRAMS, Trial
+from tests.faults.trial import Trial
 from tests.own_stack import OwnStack
+from tests.system import PROGRAMS
 
 #: What a newer process might write beside the headers that we know.
 _NEW_HEADER = ("of-a-newer-version", b"1")

@@ -14,8 +14,9 @@ from tests.faults.counted import counted, refused
 from tests.faults.figures import Figures
 from tests.faults.form import SEED
 from tests.faults.load import ENDPOINTS, FAN_OUT
-from tests.faults.trial import PROGRAMS, Trial
+from tests.faults.trial import Trial
 from tests.own_stack import POSTGRES, REDIS, OwnStack
+from tests.system import PROGRAMS
 
 GONE_S = 120.0
 #: 40 events come in a second: longer than this nothing arrives only if nothing is delivered.

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psycopg2
 from aiokafka.admin import AIOKafkaAdminClient
 
 from delivery_stream.app import ROLE
@@ -18,6 +17,7 @@ from shared.settings import Settings
 from tests.conftest import FreshSettings
 from tests.kafka_log import read_records
 from tests.receiver import Answer, Receiver
+from tests.rows import rows
 from tests.system import API, SCHEDULER, SINK, STREAM, System
 
 ENDPOINTS = 25
@@ -72,7 +72,8 @@ async def test_a_killed_worker_loses_nothing_and_repeats_only_what_was_under_way
         assert set(arrived) <= set(accepted)
         assert repeats <= bound
         assert rows(
-            system, "select count(*), count(distinct (webhook_id, run, attempt)) from attempts where kind = 'attempt'"
+            system.settings,
+            "select count(*), count(distinct (webhook_id, run, attempt)) from attempts where kind = 'attempt'",
         ) == [(len(accepted), len(accepted))]
 
 
@@ -121,18 +122,8 @@ async def attempts_at_s(settings: Settings) -> dict[str, float]:
 async def until_all_succeeded(system: System, accepted: list[str]) -> None:
     deadline = time.monotonic() + 90
     while True:
-        found = rows(system, "select status, count(*) from deliveries group by status")
+        found = rows(system.settings, "select status, count(*) from deliveries group by status")
         if found == [("succeeded", len(accepted))]:
             return
         assert time.monotonic() < deadline, f"{len(accepted)} accepted, {found}\n{system.tail()}"
         await asyncio.sleep(0.2)
-
-
-def rows(system: System, query: str) -> list[tuple[object, ...]]:
-    connection = psycopg2.connect(system.settings.database_url.get_secret_value())
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(query)
-            return cursor.fetchall()
-    finally:
-        connection.close()

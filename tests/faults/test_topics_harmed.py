@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx
-import psycopg2
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import RecordsToDelete
 
 from shared.broker import client_options
 from shared.kafka import ensure_topics
@@ -20,23 +17,14 @@ from shared.records import delivery_id
 from shared.settings import Settings
 from tests.eventually import eventually
 from tests.faults.figures import Figures
+from tests.kafka_admin import admin_of
 from tests.own_stack import OwnStack
 from tests.receiver import Arrival, Receiver
-from tests.system import API, STREAM, System
+from tests.rows import rows
+from tests.system import PROGRAMS, STREAM, System
 
 COUNT = 80
 FINE, FAILS = b"{}", b'{"fails":"once"}'
-PROCESSES = (API, STREAM, "retry-scheduler", "attempt-sink")
-
-
-@asynccontextmanager
-async def admin_of(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()
 
 
 async def test_records_gone_under_a_running_stream_worker_are_told_of_everywhere_and_the_rest_is_delivered(
@@ -85,7 +73,7 @@ async def test_a_topic_that_is_deleted_is_told_of_and_work_goes_on_when_it_is_th
         for number in range(20):
             await published(system, FAILS if number < 2 else FINE)
         await receiver.wait_for(20 * 2 + 2, timeout_s=40)
-        pids = {name: system.pid(name) for name in PROCESSES}
+        pids = {name: system.pid(name) for name in PROGRAMS}
         async with admin_of(settings) as admin:
             await admin.delete_topics([topic])
             while topic in await admin.list_topics():  # noqa: ASYNC110  nobody tells when it is gone
@@ -95,10 +83,10 @@ async def test_a_topic_that_is_deleted_is_told_of_and_work_goes_on_when_it_is_th
         while time.monotonic() < ends_s:
             body = FINE if answers else FAILS
             answers += [await tried(system, path, body) for path in (f"/ingest/{failing['id']}", "/events")]
-            for name in PROCESSES:
+            for name in PROGRAMS:
                 if why := await system.why_not(name):
                     said[name] = why
-            assert [name for name in PROCESSES if system.exit_code(name) is not None] == [], "nothing ends"
+            assert [name for name in PROGRAMS if system.exit_code(name) is not None] == [], "nothing ends"
             await asyncio.sleep(0.5)
         for name, why in said.items():
             print(f"{topic} deleted: {name} says {why[:300]}")
@@ -116,14 +104,14 @@ async def test_a_topic_that_is_deleted_is_told_of_and_work_goes_on_when_it_is_th
         )
         print(line)
         figures.say(line)
-        assert {name: system.pid(name) for name in PROCESSES} == pids
+        assert {name: system.pid(name) for name in PROGRAMS} == pids
         if absent_s:
             assert any(topic in why for why in said.values()), "somebody says which topic it is"
 
 
 async def all_work(system: System) -> bool:
     """All are ready, but for who says for good that he found another log."""
-    return all([not (why := await system.why_not(name)) or "another log" in why for name in PROCESSES])
+    return all([not (why := await system.why_not(name)) or "another log" in why for name in PROGRAMS])
 
 
 def answer(arrival: Arrival) -> int:
@@ -175,10 +163,4 @@ async def fullest(settings: Settings) -> tuple[TopicPartition, int]:
 
 def alarms(settings: Settings) -> list[str]:
     """The kinds of those in Postgres."""
-    connection = psycopg2.connect(settings.database_url.get_secret_value())
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("select kind from alarms")
-            return [row[0] for row in cursor.fetchall()]
-    finally:
-        connection.close()
+    return [kind for (kind,) in rows(settings, "select kind from alarms")]

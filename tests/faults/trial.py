@@ -30,10 +30,8 @@ from tests.faults.schedule import KILL, LEAVE, STOP, Fault
 from tests.group_commits import commits_watched, unfinished
 from tests.own_stack import KAFKA, OwnStack
 from tests.receiver import Receiver
-from tests.system import API, SCHEDULER, SINK, STREAM, System
+from tests.system import PROGRAMS, SCHEDULER, SINK, STREAM, System
 
-#: The programs of a `System`; with the parts of an `OwnStack` they are everything that can be hit.
-PROGRAMS = (API, STREAM, SCHEDULER, SINK)
 _LOOK_EVERY_S = 0.1
 _RESTART_AFTER_S = 1.0
 #: Whatever happened, everything works again within this, and nobody did anything about it.
