@@ -1,4 +1,4 @@
-"""What consumer groups have committed: while they do, and against what there is."""
+"""What consumer groups commit: for one of them, while they do, and against what there is."""
 
 from __future__ import annotations
 
@@ -17,6 +17,21 @@ from shared.settings import Settings
 
 _EVERY_S = 0.05
 _ANSWER_WITHIN_S = 3.0
+
+
+@asynccontextmanager
+async def committing(
+    settings: Settings, role: str, partitions: Sequence[TopicPartition]
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """Commits for this role's group, which has no member now, what it is told to, and nothing when it stops."""
+    group = settings.topics.group(role)
+    consumer = AIOKafkaConsumer(group_id=group, enable_auto_commit=False, **client_options(settings))
+    await consumer.start()
+    try:
+        consumer.assign(list(partitions))
+        yield consumer
+    finally:
+        await consumer.stop()
 
 
 @asynccontextmanager

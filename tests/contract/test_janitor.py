@@ -14,6 +14,7 @@ from shared.errors import StoreUnavailable
 from shared.kafka import Producer, client_options
 from shared.records import Record
 from shared.settings import Settings
+from tests.group_commits import committing
 
 STREAM, SINK, SCHEDULER = "delivery-stream", "attempt-sink", "retry-scheduler"
 
@@ -42,14 +43,9 @@ async def filled(topics_ready: Settings) -> Settings:
 
 async def commit(settings: Settings, role: str, offsets: dict[str, int]) -> None:
     """As if this role's group had finished everything below, in partition 0 of these topics."""
-    consumer = AIOKafkaConsumer(**client_options(settings), group_id=settings.topics.group(role))
-    await consumer.start()
-    try:
-        partitions = {TopicPartition(topic, 0): offset for topic, offset in offsets.items()}
-        consumer.assign(list(partitions))
+    partitions = {TopicPartition(topic, 0): offset for topic, offset in offsets.items()}
+    async with committing(settings, role, list(partitions)) as consumer:
         await consumer.commit(partitions)
-    finally:
-        await consumer.stop()
 
 
 async def starts(settings: Settings, *topics: str) -> list[int]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from delivery_stream.app import create_app
@@ -24,6 +24,7 @@ from shared.records import Delivery, Record
 from shared.settings import Settings
 from shared.skip_watch import Positions
 from tests.fakes import Handled
+from tests.group_commits import committing
 
 Handle = Callable[[Delivery], Awaitable[None]]
 
@@ -86,12 +87,8 @@ async def produce(settings: Settings, numbers: range, partition: int | None = No
 
 async def committed(settings: Settings, partition: int) -> Commit | None:
     topic_partition = TopicPartition(settings.topics.deliveries, partition)
-    consumer = AIOKafkaConsumer(group_id=settings.topics.group("delivery-stream"), **client_options(settings))
-    await consumer.start()
-    try:
+    async with committing(settings, "delivery-stream", [topic_partition]) as consumer:
         found = await consumer._coordinator.fetch_committed_offsets([topic_partition])
-    finally:
-        await consumer.stop()
     offset = found.get(topic_partition)
     return Commit(offset.offset, offset.metadata) if offset is not None and offset.offset >= 0 else None
 
@@ -229,14 +226,8 @@ async def test_a_committed_offset_beyond_the_end_of_its_log_is_another_log_s(top
 
     await produce(topics_ready, range(10), partition=3)
     partition = TopicPartition(topics_ready.topics.deliveries, 3)
-    # Or, when it stops, it would commit where it stands: at the end of the log.
-    consumer = AIOKafkaConsumer(
-        group_id=topics_ready.topics.group("delivery-stream"), enable_auto_commit=False, **client_options(topics_ready)
-    )
-    await consumer.start()
-    consumer.assign([partition])
-    await consumer.commit({partition: 100})
-    await consumer.stop()
+    async with committing(topics_ready, "delivery-stream", [partition]) as consumer:
+        await consumer.commit({partition: 100})
     async with running(topics_ready, handle) as worker:
         await until(lambda: len(seen) == 10, "10 records")
         assert worker.app.replaced == f"{partition.topic}:3 ends at 10 and was read up to 100: it is another log"

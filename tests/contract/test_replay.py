@@ -9,7 +9,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
@@ -31,6 +31,7 @@ from shared.store_calls import StoreCalls
 from shared.subscriptions import NewSubscription, SubscriptionStore
 from shared.topics import home_partition
 from tests import eventually as waiting
+from tests.group_commits import committing
 from tests.system import read_topic
 from tests.tcp_proxy import TcpProxy
 
@@ -119,28 +120,18 @@ async def deliveries_of(settings: Settings, owner: str, count: int, within_s: fl
 
 async def stream_has_done(settings: Settings, partition: int, next_offset: int, completed: Sequence[int] = ()) -> None:
     """As the delivery stream would commit it."""
-    consumer = AIOKafkaConsumer(**client_options(settings), group_id=settings.topics.group("delivery-stream"))
-    await consumer.start()
-    try:
-        here = TopicPartition(settings.topics.deliveries, partition)
-        consumer.assign([here])
+    here = TopicPartition(settings.topics.deliveries, partition)
+    async with committing(settings, "delivery-stream", [here]) as consumer:
         await consumer.commit({here: OffsetAndMetadata(next_offset, encode_completed(next_offset, completed))})
-    finally:
-        await consumer.stop()
 
 
 async def do_everything(settings: Settings) -> None:
     """As a delivery stream that has finished whatever is there."""
-    consumer = AIOKafkaConsumer(**client_options(settings), group_id=settings.topics.group("delivery-stream"))
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(settings.topics.deliveries, number) for number in range(settings.partitions)]
-        consumer.assign(partitions)
+    partitions = [TopicPartition(settings.topics.deliveries, number) for number in range(settings.partitions)]
+    async with committing(settings, "delivery-stream", partitions) as consumer:
         while True:
             await consumer.commit(await consumer.end_offsets(partitions))
             await asyncio.sleep(0.1)
-    finally:
-        await consumer.stop()
 
 
 async def test_what_was_parked_comes_back_in_its_order_and_nobody_elses(

@@ -6,15 +6,15 @@ import asyncio
 import signal
 
 import psycopg2
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
-from shared.broker import client_options
 from shared.kafka import Producer
 from shared.records import Record
 from shared.settings import Settings
 from tests.eventually import eventually
 from tests.faults.form import SEED
 from tests.faults.trial import Trial
+from tests.group_commits import committing
 from tests.kafka_log import read_records
 from tests.own_stack import OwnStack
 from tests.system import API, STREAM
@@ -54,16 +54,9 @@ async def test_a_loss_a_missing_row_a_copy_and_an_end_by_itself_are_found_on_rea
 
 async def skip_to_the_end(settings: Settings) -> None:
     """As if the stream, which does not run, had finished everything."""
-    consumer = AIOKafkaConsumer(
-        group_id=settings.topics.group(STREAM), enable_auto_commit=False, **client_options(settings)
-    )
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(settings.topics.deliveries, number) for number in range(settings.partitions)]
-        consumer.assign(partitions)
+    partitions = [TopicPartition(settings.topics.deliveries, number) for number in range(settings.partitions)]
+    async with committing(settings, STREAM, partitions) as consumer:
         await consumer.commit(await consumer.end_offsets(partitions))
-    finally:
-        await consumer.stop()
 
 
 async def produce_again(settings: Settings, webhook_id: str) -> None:
