@@ -32,7 +32,7 @@ class SmallDiskStack(OwnStack):
     async def _end(self) -> None:
         await super()._end()
         if self.mounted:
-            await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(self._folder)], check=True)
+            await asyncio.to_thread(_run, "umount", "--lazy", str(self._folder))
             self.mounted = False
             self._temporary.cleanup()
 
@@ -75,5 +75,13 @@ def _mount(folder: Path) -> bool:
     if os.geteuid() != 0:
         return False
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={_VOLUME_MB}m,mode=755", "tmpfs", str(folder)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        _run("mount", "-t", "tmpfs", "-o", f"size={_VOLUME_MB}m,mode=755", "tmpfs", str(folder))
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+def _run(*command: str) -> None:
+    """Where the system keeps its own commands, whatever our PATH. Raises FileNotFoundError, CalledProcessError."""
+    subprocess.run(command, env={"PATH": os.defpath}, capture_output=True, check=True)
