@@ -212,7 +212,13 @@ class _BatchConsumer(Consumer):
 
     async def commit_offsets(self, commits: Mapping[TopicPartition, Commit]) -> bool:
         thread = cast(_ConsumerThread, self._thread)
-        return bool(await thread.call_thread(thread.commit_offsets, commits))
+        try:
+            return bool(await thread.call_thread(thread.commit_offsets, commits))
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            # Nobody cancelled us: the thread has ended with our commit in it.
+            return False
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
         """Switch Faust's own committer off."""
@@ -232,6 +238,14 @@ class _BatchConsumer(Consumer):
         await super().on_partitions_revoked(revoked)
 
     async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            await self._drain_until_stopped(fetcher)
+        except asyncio.CancelledError:
+            # Faust takes a cancellation in a rebalance for a crash; it may be the end of a stop.
+            if not fetcher._stopped.is_set():
+                raise
+
+    async def _drain_until_stopped(self, fetcher: Any) -> None:
         while not (self._stopped.is_set() or fetcher._stopped.is_set()):
             self.turned_s = time.monotonic()
             if not self.flow_active:

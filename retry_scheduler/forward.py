@@ -269,8 +269,9 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     async def _probe(self) -> None:
         """Ask Kafka for a sign of life now and then: an idle scheduler would not notice that it is gone."""
+        topics = self._settings.topics
+        needed = (topics.deliveries, *map(topics.tier, self._settings.schedule.tiers_s))
         while True:
-            needed = (self._settings.topics.deliveries,)
             self._condition.broker(await self._producer.check(_PROBE_EVERY_S, needed))
             await self._clock.sleep(_PROBE_EVERY_S)
 

@@ -145,13 +145,16 @@ def _raise_alarm(connection: Connection, alarm: Alarm) -> None:
 
 def _advance(connection: Connection, progress: Sequence[Progress]) -> None:
     for step in sorted(progress):
-        at = to_datetime(step.caught_up_ms or 0)
+        # A sink whose clock is ahead speaks of no time that has not come.
+        at = func.least(to_datetime(step.caught_up_ms or 0), func.clock_timestamp())
         values = {"topic": step.topic, "partition": step.partition, "next_offset": step.next_offset}
         new = insert(SinkProgressRow).values(**values, caught_up_to=at, updated_at=func.now())
         further = {
             "next_offset": new.excluded.next_offset,
             # What was once in Postgres stays there, whoever reads the partition again.
-            "caught_up_to": func.greatest(_progress.c.caught_up_to, new.excluded.caught_up_to),
+            "caught_up_to": func.least(
+                func.greatest(_progress.c.caught_up_to, new.excluded.caught_up_to), func.clock_timestamp()
+            ),
             "updated_at": new.excluded.updated_at,
         }
         connection.execute(new.on_conflict_do_update(index_elements=["topic", "partition"], set_=further))

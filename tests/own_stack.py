@@ -115,7 +115,7 @@ class OwnStack:
         """What it lacks to be ready; "" when it is. One question."""
         return await ask(self._checks[name])
 
-    def last_words(self, name: str, lines: int = 8) -> str:
+    def last_words(self, name: str, lines: int = 40) -> str:
         """The end of its log."""
         return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-lines:])
 

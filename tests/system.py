@@ -144,7 +144,7 @@ class System:
         child = self._children.get(name)
         return child.poll() if child else None
 
-    def last_words(self, name: str, lines: int = 8) -> str:
+    def last_words(self, name: str, lines: int = 40) -> str:
         """The end of one log."""
         return "\n".join((self._logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
 

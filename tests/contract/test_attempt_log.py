@@ -361,6 +361,21 @@ def test_the_watermark_is_the_least_of_all_partitions(
     assert attempt_log.watermark_ms() == 2000
 
 
+def test_the_watermark_of_a_sink_whose_clock_is_ahead_is_now(
+    writer: AttemptWriter, attempt_log: AttemptLog, settings: Settings, database: Database
+) -> None:
+    topic, hour_ms = settings.topics.deliveries, 3_600_000
+    with database.transaction() as connection:
+        connection.execute(text("delete from sink_progress"))
+    before_ms = SystemClock().now_ms()
+    writer.write_batch([], [Progress(topic, 0, 5, before_ms + hour_ms)])
+    assert before_ms <= attempt_log.watermark_ms() <= SystemClock().now_ms()
+    with database.transaction() as connection:  # as an earlier version noted it
+        connection.execute(text("update sink_progress set caught_up_to = now() + interval '1 hour'"))
+    writer.write_batch([], [Progress(topic, 0, 6, before_ms)])
+    assert attempt_log.watermark_ms() <= SystemClock().now_ms()
+
+
 def test_an_alarm_is_kept_once_until_it_is_acknowledged(
     writer: AttemptWriter, attempt_log: AttemptLog, database: Database
 ) -> None:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -199,6 +200,14 @@ async def made_again(settings: Settings) -> None:
         await asyncio.sleep(0.02)
     await admin.close()
     await ensure_topics(settings)
+
+
+async def test_a_stop_in_the_middle_of_a_rebalance_is_no_fault(topics_ready: Settings) -> None:
+    async with running(topics_ready, Mock(side_effect=AssertionError)) as worker:
+        await until(lambda: worker.dispatcher.joined, "member of the group")
+        await asyncio.sleep(0.5)  # in a fetch: with nothing to come each takes a second
+        worker.app.on_rebalance_start()
+        # Faust's fetcher was cancelled in its fetch: `Worker.stop` asks whether that was a crash.
 
 
 async def test_a_topic_that_is_made_again_under_a_running_worker_is_read_from_its_first_record(

@@ -20,9 +20,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from retry_scheduler.due import Limits
 from retry_scheduler.forward import Forwarder
 from shared.clock import SystemClock
-from shared.kafka import Producer, client_options
+from shared.kafka import Producer, client_options, ensure_topics
 from shared.records import Alarm, Delivery, Record, Source, attempt_from_json, delivery_from_record
 from shared.settings import Settings
+from tests.kafka_admin import admin_of
 from tests.system import SCHEDULER, System, read_topic
 
 NOW_MS = SystemClock().now_ms
@@ -237,16 +238,24 @@ async def test_records_that_were_gone_before_they_were_read_raise_an_alarm(
     async with forwarding(settings, producer):
         await found(settings, settings.topics.deliveries, 5)
     await producer.send_all([Record(tier, b"s", f"{n}".encode(), retries(1, n)[0].headers(), 0) for n in range(5, 15)])
-    admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
-    await admin.delete_records({TopicPartition(tier, 0): RecordsToDelete(12)})
-    await admin.close()
+    async with admin_of(settings) as admin:
+        await admin.delete_records({TopicPartition(tier, 0): RecordsToDelete(12)})
     async with forwarding(settings, producer) as forwarder:
         await until(lambda: "records_skipped" in forwarder.ready(), forwarder.ready)
         [record] = await found(settings, settings.topics.attempts, 1)
     alarm = attempt_from_json(record.value)
     assert isinstance(alarm, Alarm)
     assert (alarm.source, alarm.committed_offset, alarm.position) == (f"{tier}:0:5", 5, 12)
+
+
+async def test_a_tier_that_is_not_there_is_named(topics_ready: Settings, producer: Producer) -> None:
+    tier = topics_ready.topics.tier(1)
+    async with forwarding(topics_ready, producer) as forwarder:
+        async with admin_of(topics_ready) as admin:
+            await admin.delete_topics([tier])
+        await until(lambda: forwarder.ready().get("kafka") == f"no topic {tier}", forwarder.ready)
+        await ensure_topics(topics_ready)
+        await until(lambda: not forwarder.ready(), forwarder.ready)
 
 
 async def test_without_kafka_it_waits_is_not_ready_and_stops_when_asked(settings: Settings, tmp_path: Path) -> None:

@@ -8,13 +8,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from aiokafka.admin import AIOKafkaAdminClient
-
 from delivery_stream.app import ROLE
-from shared.broker import client_options
 from shared.kafka import ensure_topics
 from shared.settings import Settings
 from tests.conftest import FreshSettings
+from tests.group_commits import commits_watched
 from tests.kafka_log import read_records
 from tests.receiver import Answer, Receiver
 from tests.rows import rows
@@ -39,14 +37,13 @@ async def test_a_killed_worker_loses_nothing_and_repeats_only_what_was_under_way
         accepted = await system.ingest_many((head, b'"head"') for head in heads)
         accepted += await system.ingest_many((others[n % ENDPOINTS], b'{"number": %d}' % n) for n in range(EVENTS))
         system.start(STREAM)
-        commits: list[float] = []
-        watching = asyncio.create_task(watch_commits(settings, commits))
-        await until_busy(receiver)
-
-        system.kill(STREAM)
-        killed_at_s = time.time()
-        await system.ended(STREAM)
-        watching.cancel()
+        group = settings.topics.group(ROLE)
+        async with commits_watched(settings, [group]) as watched:
+            await until_busy(receiver)
+            system.kill(STREAM)
+            killed_at_s = time.time()
+            await system.ended(STREAM)
+        commits = watched[group]
         attempts = await attempts_at_s(settings)
         in_flight = len({arrival.headers["webhook-id"] for arrival in receiver.arrivals} - set(attempts))
         # The last commit that arrived was drawn up after the one before it: what was finished since is in neither.
@@ -93,24 +90,6 @@ async def until_busy(receiver: Receiver) -> None:
     while receiver.in_flight < 500 or len(receiver.arrivals) < 5000:
         assert time.monotonic() < deadline, f"{receiver.in_flight} in flight, {len(receiver.arrivals)} arrived"
         await asyncio.sleep(0.01)
-
-
-async def watch_commits(settings: Settings, before_s: list[float]) -> None:
-    """Notes of each of the group's commits when it was not there yet. On a busy machine they are far apart."""
-    admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
-    try:
-        last, absent_s = None, time.time()
-        while True:
-            asked_s = time.time()
-            now = await admin.list_consumer_group_offsets(settings.topics.group(ROLE))
-            if now != last:
-                last = now
-                before_s.append(absent_s)
-            absent_s = asked_s
-            await asyncio.sleep(0.02)
-    finally:
-        await admin.close()
 
 
 async def attempts_at_s(settings: Settings) -> dict[str, float]:
