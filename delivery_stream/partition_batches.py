@@ -20,8 +20,10 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 from faust.types import TP
+from mode.threads import QueueServiceThread
 
 from delivery_stream.offsets import Commit
+from shared.broker import leave
 from shared.errors import InvariantBroken
 
 log = logging.getLogger(__name__)
@@ -123,6 +125,24 @@ class _ConsumerThread(AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Transport) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
         return cast(BatchApp, self.app).new_consumer()
+
+    async def on_thread_stop(self) -> None:
+        """Faust's own waits for the group, and the group may wait for somebody else."""
+        await QueueServiceThread.on_thread_stop(self)
+        if self._consumer is not None:
+            await leave(self._consumer)
+
+    def close(self) -> None:
+        """Faust calls it, in the wrong loop, when a rebalance comes while it stops: `on_thread_stop` does all."""
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        # Who stops has finished and committed, and answers nothing any more.
+        if not self.app.should_stop:
+            await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        if not self.app.should_stop:
+            await super().on_partitions_assigned(assigned, generation_id)
 
     def note_heartbeats(self) -> None:
         """From now on, what the group answers to them. The coordinator keeps that to itself."""

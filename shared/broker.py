@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from shared.errors import ConfigurationError
 from shared.even_assignor import EvenAssignor
@@ -18,6 +21,7 @@ from shared.topics import HEADER_ROOM_BYTES
 log = logging.getLogger(__name__)
 
 SESSION_TIMEOUT_MS = 10_000
+_FAREWELL_S = 1.0
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
@@ -87,13 +91,32 @@ def new_consumer(
 
 
 async def leave(consumer: AIOKafkaConsumer, within_s: float = 3.0) -> None:
-    """Leave the group within a bounded time, whatever state Kafka is in."""
+    """Leave the group within a bounded time, whatever state Kafka and the group are in."""
     # A task of its own: while fetches fail, aiokafka's stop ends in a CancelledError that nobody asked for.
     leaving = asyncio.ensure_future(consumer.stop())
     await asyncio.wait([leaving], timeout=within_s)
     if not leaving.done():
         leaving.cancel()
+        await asyncio.wait([leaving], timeout=_FAREWELL_S)
+        await _leave_at_once(consumer)
     elif not leaving.cancelled() and (error := leaving.exception()) is not None:
+        log.warning("leave_failed", extra={"error": f"{type(error).__name__}: {error}"})
+
+
+async def _leave_at_once(consumer: AIOKafkaConsumer) -> None:
+    """What aiokafka's stop had yet to do; it waits for a join, which waits for the slowest member of the group."""
+    coordinator, client = consumer._coordinator, consumer._client
+    try:
+        async with asyncio.timeout(_FAREWELL_S):
+            if isinstance(coordinator, GroupCoordinator):
+                await coordinator._stop_heartbeat_task()
+                if coordinator.coordinator_id is not None and coordinator.member_id:
+                    # Not over the connection that waits for the join: the broker reads no further on it.
+                    farewell = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+                    await client.send(coordinator.coordinator_id, farewell)
+            await consumer._fetcher.close()
+            await client.close()
+    except (KafkaError, TimeoutError) as error:
         log.warning("leave_failed", extra={"error": f"{type(error).__name__}: {error}"})
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from shared.kafka import ensure_topics
 from tests.conftest import FreshSettings
+from tests.eventually import eventually
 from tests.receiver import Answer, Receiver
 from tests.system import API, SCHEDULER, SINK, STREAM, System
 
@@ -82,6 +83,32 @@ async def test_a_worker_that_is_told_to_stop_finishes_what_is_under_way_and_leav
         print(f"stopped in {took_s:.1f} s, {in_flight} in flight, {len(load.accepted)} accepted, {repeats} repeated")
         assert took_s < 20
         assert repeats <= in_flight
+
+
+async def test_a_worker_that_is_told_to_stop_while_its_group_waits_for_another_stops_in_order(
+    fresh_settings: FreshSettings, tmp_path: Path
+) -> None:
+    """One is frozen, one joins, and the group waits for the frozen one: until its session is over."""
+    settings = fresh_settings(data_dir=tmp_path)
+    await ensure_topics(settings)
+    told, frozen, new = STREAM, STREAM + "#2", STREAM + "#3"
+    async with System(settings, only=(told, frozen)) as system:
+        system.kill(frozen, signal.SIGSTOP)
+        before = revokes(system, told)
+        try:
+            system.start(new)
+            await eventually(lambda: revokes(system, told) > before)
+            told_s = time.monotonic()
+            system.kill(told, signal.SIGTERM)
+            assert await system.ended(told) == 0, system.last_words(told)
+            print(f"stopped in {time.monotonic() - told_s:.1f} s")
+            await system.ready(new)
+        finally:
+            system.kill(frozen, signal.SIGCONT)
+
+
+def revokes(system: System, name: str) -> int:
+    return system.last_words(name, 1000).count("partitions revoked")
 
 
 @pytest.mark.long_form
