@@ -84,6 +84,8 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._watermarks = Watermarks(int((settings.ack_timeout_seconds + _MARGIN_S) * 1000))
         self._consumer: AIOKafkaConsumer
         self._skips: SkipWatch
+        #: In Postgres, and not yet committed: the next step tries again.
+        self._uncommitted: dict[TopicPartition, int] = {}
         self._kafka_trouble = "not a member of the group yet"
         self._postgres_trouble = "nothing written yet"
         self._progress_s = 0.0
@@ -118,6 +120,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             fetch_max_wait_ms=200,
         )
         self._skips = SkipWatch(self._consumer, self._group, clock=self._clock)
+        self._uncommitted.clear()
         try:
             await self._consumer.start()
             while not stop.is_set():
@@ -143,6 +146,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._skips.revoked(revoked)
         for partition in revoked:
             self._watermarks.revoked(partition)
+            self._uncommitted.pop(partition, None)
 
     # -- one batch, from the fetch to the commit
 
@@ -160,7 +164,8 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             SINK_RECORDS.inc(batch.records)
             await self._bury(batch)
             if await self._disable(batch, stop):
-                await self._commit(batch.next_offsets)
+                self._uncommitted |= batch.next_offsets
+                await self._commit()
 
     async def _collect(self) -> Batch:
         batch = Batch(self._topics)
@@ -265,16 +270,22 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         except RecordTooLarge:
             log.exception("dead_letter_too_large")
 
-    async def _commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+    async def _commit(self) -> None:
         ours = self._consumer.assignment()
-        offsets = {tp: OffsetAndMetadata(offset, "") for tp, offset in next_offsets.items() if tp in ours}
+        offsets = {tp: OffsetAndMetadata(offset, "") for tp, offset in self._uncommitted.items() if tp in ours}
         if not offsets:
             return
         try:
-            await self._consumer.commit(offsets)
+            # By itself it would wait for a broker as long as there is none, and nobody would hear of it.
+            async with asyncio.timeout(_BROKER_ANSWER_S):
+                await self._consumer.commit(offsets)
+        except TimeoutError:
+            self._kafka_trouble = f"a commit had no answer within {_BROKER_ANSWER_S:g} s"
+            return
         except (CommitFailedError, IllegalStateError) as error:
             # The partitions moved: their next owner writes the same rows again.
             log.info("commit_refused", extra={"error": type(error).__name__})
+        self._uncommitted.clear()
 
     # -- how far we are
 

@@ -247,6 +247,21 @@ async def test_without_postgres_the_sink_waits_as_a_member_and_commits_nothing(
         await eventually(both, within_s=_WITHIN_S)
 
 
+async def test_a_commit_without_an_answer_is_told_of_and_made_good(
+    topics_ready: Settings, producer: Producer, attempt_log: AttemptLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _delivery()
+    async with running(topics_ready, producer) as sink:
+        await eventually(lambda: not sink.troubles(), within_s=_WITHIN_S)
+        with monkeypatch.context() as patched:
+            patched.setattr(sink._consumer, "commit", lambda _offsets: asyncio.sleep(3600))
+            await producer.send(delivery.to_record(topics_ready.topics.deliveries))
+            await eventually(lambda: "commit" in sink.troubles().get("kafka", ""), within_s=_WITHIN_S)
+            await _stands(attempt_log, delivery, "queued")
+        await eventually(lambda: not sink.troubles(), within_s=_WITHIN_S)
+        assert await eventually(lambda: _committed(topics_ready, topics_ready.topics.deliveries)) == 1
+
+
 async def _members(settings: Settings) -> int:
     admin = AIOKafkaAdminClient(**client_options(settings))
     await admin.start()
