@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 import httpx
 import pytest
@@ -70,14 +69,12 @@ def no_descriptors(pid: int) -> Iterator[int]:
 async def connections_end(trial: Trial) -> AsyncIterator[None]:
     """Those to the endpoints, while they answer nobody: whoever delivers has to connect again."""
 
-    async def ending() -> None:
-        while True:
-            await asyncio.sleep(1)
-            for connection in list(trial.receiver._connections):
-                if not connection._unanswered:
-                    connection.cut()
+    async def end() -> None:
+        for connection in list(trial.receiver._connections):
+            if not connection._unanswered:
+                connection.cut()
 
-    async with _meanwhile(ending()):
+    async with _meanwhile(end, every_s=1):
         yield
 
 
@@ -85,24 +82,30 @@ async def connections_end(trial: Trial) -> AsyncIterator[None]:
 async def connections_wanted(trial: Trial) -> AsyncIterator[None]:
     """Producers that come to the API for the first time, a few at a time."""
 
-    async def wanting() -> None:
-        while True:
-            async with httpx.AsyncClient(base_url=trial.system.api.base_url, timeout=1) as client:
-                await asyncio.gather(*(client.get("/live") for _ in range(20)), return_exceptions=True)
-            await asyncio.sleep(0.2)
+    async def want() -> None:
+        async with httpx.AsyncClient(base_url=trial.system.api.base_url, timeout=1) as client:
+            await asyncio.gather(*(client.get("/live") for _ in range(20)), return_exceptions=True)
 
-    async with _meanwhile(wanting()):
+    async with _meanwhile(want, every_s=0.2):
         yield
 
 
 @asynccontextmanager
-async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+async def _meanwhile(work: Callable[[], Awaitable[None]], every_s: float) -> AsyncIterator[None]:
+    """Again and again; to its end, for a connection that is cancelled while it is made is left open."""
+    stop = asyncio.Event()
+
+    async def again() -> None:
+        while not stop.is_set():
+            await work()
+            await asyncio.sleep(every_s)
+
+    async with asyncio.TaskGroup() as together:
+        together.create_task(again())
+        try:
+            yield
+        finally:
+            stop.set()
 
 
 async def asked(trial: Trial, name: str) -> str:
