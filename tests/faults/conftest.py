@@ -35,6 +35,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("short_form" if LONG else "long_form")]
     items[:] = [item for item in items if item not in left_out]
     config.stash[_LEFT_OUT] = len(left_out)
+    for item in items:
+        if item.get_closest_marker("long_form") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
 

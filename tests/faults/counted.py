@@ -8,9 +8,9 @@ from tests.faults.oracle import Verdict
 from tests.faults.trial import Trial
 
 
-async def counted(trial: Trial, figures: Figures, *, settles_within_s: float = 120.0) -> Verdict:
+async def counted(trial: Trial, figures: Figures) -> Verdict:
     """The verdict, which has no findings."""
-    verdict = await trial.count(settles_within_s)
+    verdict = await trial.count()
     for one, (window, repeats) in zip(trial.struck, verdict.repeats, strict=True):
         print(f"{one}, {repeats} repeated, at most {window.bound}")
     print(verdict)

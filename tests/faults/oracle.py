@@ -111,6 +111,8 @@ class Window:
     ended_s: float
     #: How many attempts it may repeat: what was under way, and what was finished and not committed.
     bound: int = 0
+    #: So long after it a repeat may come that it is the reason of.
+    late_s: float = LATE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,4 +365,4 @@ def attribute(repeats: Iterable[Repeat], windows: Sequence[Window]) -> tuple[lis
 
 
 def _may_explain(window: Window, repeat: Repeat) -> bool:
-    return repeat.before_s <= window.ended_s and window.began_s <= repeat.at_s <= window.ended_s + LATE_S
+    return repeat.before_s <= window.ended_s and window.began_s <= repeat.at_s <= window.ended_s + window.late_s

@@ -27,12 +27,14 @@ STORM_S = 150.0 if LONG else 12.0
 KILLS = 24
 #: Of the load beside the race, events a second.
 PER_SECOND = 12.0
+#: A repeat may be parked as well, until the race is over.
+PAUSED_MAX_S = 120.0
 
 #: A request for a delivery: webhook, attempt, waits.
 Asked = tuple[str, int, int]
 
 
-@pytest.mark.timeout(PEACE_S + STORM_S + 280)
+@pytest.mark.timeout(PEACE_S + STORM_S + 500)
 async def test_workers_schedulers_and_sinks_come_and_go_while_subscriptions_change(
     own_stack: OwnStack, figures: Figures
 ) -> None:
@@ -49,7 +51,7 @@ async def test_workers_schedulers_and_sinks_come_and_go_while_subscriptions_chan
 
 
 @pytest.mark.long_form
-@pytest.mark.timeout(PEACE_S + 20 * KILLS + 240)
+@pytest.mark.timeout(PEACE_S + 20 * KILLS + 500)
 async def test_one_after_the_other_is_killed_while_subscriptions_change(own_stack: OwnStack, figures: Figures) -> None:
     async def killed(trial: Trial, race: Race) -> None:
         await race.delete(MAY_GO[1])
@@ -67,7 +69,7 @@ async def raced(
 ) -> None:
     """Changes and traffic, at first in peace and then not; and the count."""
     settings = await own_stack.fresh_settings()
-    async with Trial(own_stack, settings, SEED, per_second=PER_SECOND, programs=programs) as trial:
+    async with Trial(own_stack, settings, SEED, per_second=PER_SECOND, programs=programs, late_s=PAUSED_MAX_S) as trial:
         race = Race(trial.system, trial.receiver, trial.load, SEED)
         await race.prepare()
 

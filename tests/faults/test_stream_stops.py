@@ -85,6 +85,7 @@ async def test_a_worker_that_is_told_to_stop_finishes_what_is_under_way_and_leav
         assert repeats <= in_flight
 
 
+@pytest.mark.long_form
 async def test_a_worker_that_is_told_to_stop_while_its_group_waits_for_another_stops_in_order(
     fresh_settings: FreshSettings, tmp_path: Path
 ) -> None:

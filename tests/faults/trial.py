@@ -25,7 +25,7 @@ from shared.settings import Settings
 from tests.faults.bounds import Traffic, in_flight, scheduler_bound, stream_bound
 from tests.faults.ledger import books_of, read_deliveries, statuses
 from tests.faults.load import Load
-from tests.faults.oracle import ENDED, Finding, Verdict, Window, judge
+from tests.faults.oracle import ENDED, LATE_S, Finding, Verdict, Window, judge
 from tests.faults.schedule import KILL, LEAVE, STOP, Fault
 from tests.group_commits import commits_watched, unfinished
 from tests.own_stack import KAFKA, OwnStack
@@ -36,6 +36,8 @@ _LOOK_EVERY_S = 0.1
 _RESTART_AFTER_S = 1.0
 #: Whatever happened, everything works again within this, and nobody did anything about it.
 RECOVERS_WITHIN_S = 60.0
+#: An open breaker lets one through at a time, and waits for up to five minutes between two.
+SETTLES_WITHIN_S = 300.0
 
 
 class Parts(Protocol):
@@ -82,8 +84,13 @@ class Trial:
         per_second: float = 40.0,
         programs: tuple[str, ...] = PROGRAMS,
         system: System | None = None,
+        late_s: float = LATE_S,
     ) -> None:
-        """``programs``: ``delivery-stream#2`` is a second one of its kind. ``system``: when it is not simply theirs."""
+        """``programs``: ``delivery-stream#2`` is a second one of its kind. ``system``: when it is not simply theirs.
+
+        ``late_s``: how long a repeat may wait where there is more than tiers and breakers to wait for.
+        """
+        self._late_s = late_s
         self._own, self.settings, self._programs = own, settings, programs
         self.receiver, self.system = Receiver(), system or System(settings, only=programs)
         self.load = Load(self.system, self.receiver, seed, per_second=per_second)
@@ -228,7 +235,7 @@ class Trial:
 
     # ---- the count
 
-    async def count(self, settles_within_s: float = 120.0) -> Verdict:
+    async def count(self, settles_within_s: float = SETTLES_WITHIN_S) -> Verdict:
         """Once everything has come to its end, or should have: whether it did."""
         await self._settle(settles_within_s)
         books = await books_of(self.settings, self.load, self.receiver)
@@ -265,7 +272,7 @@ class Trial:
         losses = [one for one in self._losses if struck.began_s <= one[0] <= struck.over_s]
         bound = sum(self._bound(*one, traffic) for one in losses or [(struck.began_s, struck.victim, KILL)])
         ended_s = struck.over_s + max(struck.ready_after_s, struck.works_after_s)
-        return Window(struck.name, struck.began_s, ended_s, bound)
+        return Window(struck.name, struck.began_s, ended_s, bound, self._late_s)
 
     def _bound(self, at_s: float, victim: str, how: signal.Signals, traffic: Traffic) -> int:
         """Losing the API, the sink or a store repeats nothing; who leaves in order commits what is finished."""
