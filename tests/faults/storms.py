@@ -37,5 +37,5 @@ async def everybody_restless(trial: Trial, seconds: float) -> str:
     async with asyncio.TaskGroup() as together:
         for name in EVERYBODY:
             together.create_task(restless(name))
-    assert counts[LEAVE.name] >= 2
+    assert sum(counts.values()) >= 3
     return ", ".join(f"{count} {how}" for how, count in counts.items())

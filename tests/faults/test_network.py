@@ -50,12 +50,7 @@ LONG: dict[str, tuple[Harm, ...]] = {
     f"{POSTGRES} of one": tuple(harm for program in (API, STREAM, SINK) for harm in of_one(POSTGRES, program)),
     f"{REDIS} of one": tuple(harm for program in (API, STREAM) for harm in of_one(REDIS, program)),
 }
-SHORT = (
-    Harm(CUT, KAFKA, 2),
-    Harm(STALL, KAFKA, 2, (STREAM,)),
-    Harm(STALL, POSTGRES, 2),
-    Harm(DELAY, REDIS, 1),
-)
+SHORT = (Harm(CUT, KAFKA, 2), Harm(STALL, KAFKA, 2, (STREAM,)), Harm(STALL, POSTGRES, 2))
 
 
 @pytest.mark.short_form

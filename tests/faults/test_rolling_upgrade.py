@@ -26,7 +26,7 @@ _NEW_HEADER = ("of-a-newer-version", b"1")
 _NEWER_RECORDS = 12
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long_form
 async def test_a_newer_schema_a_rolling_restart_and_the_way_back_lose_nothing(
     own_stack: OwnStack, figures: Figures
 ) -> None:
