@@ -7,7 +7,7 @@ import random
 import time
 
 from tests.faults.form import LONG, SEED
-from tests.faults.schedule import LEAVE, storm
+from tests.faults.schedule import storm
 from tests.faults.trial import Trial
 from tests.system import API, PROGRAMS, SCHEDULER, SINK, STREAM
 
