@@ -147,7 +147,7 @@ class Verdict:
     lost: int
     #: Deliveries that arrived although their producer was told nothing, or 503.
     unanswered_delivered: int
-    #: Dead letters whose endpoint had said 2xx, too late for us to hear it.
+    #: Dead letters whose endpoint had said 2xx: too late for us to hear it, or to another of two equal requests.
     dead_though_arrived: int
     rows: int
     #: By window, in the order of the windows.
@@ -215,7 +215,7 @@ def judge(books: Books, windows: Sequence[Window] = ()) -> Verdict:
         ended=Counter(status.values()),
         lost=len(lost),
         unanswered_delivered=len(unanswered),
-        dead_though_arrived=len({one for one in dead & delivered if status.get(one) == "failed"}),
+        dead_though_arrived=len(dead & delivered & status.keys()),
         rows=len(books.rows),
         repeats=tuple(repeats),
         unexplained=tuple(unexplained),
@@ -249,7 +249,8 @@ def _ends(
         elif row.status == "succeeded":
             if not any(_good(arrival) for arrival in arrived.get(one, ())):
                 lost.append(Finding("lost", one, "succeeded, and never arrived"))
-            if dead[one]:
+            # Of an attempt that was repeated, and answered in two ways, both ways are gone to their end.
+            if dead[one] and not repeats_of(arrived.get(one, ())):
                 wrong.append(Finding("succeeded and dead-lettered", one))
         elif row.status == "failed":
             if not dead[one]:

@@ -288,6 +288,14 @@ def test_a_dead_letter_whose_answer_came_too_late_is_counted_and_no_error() -> N
     assert verdict.ok
 
 
+def test_a_repeated_attempt_that_was_answered_in_two_ways_may_end_in_both() -> None:
+    window = Window("stream", 518, 525, 9)
+    both = replace(HONEST, buried=[*HONEST.buried, Buried(named(PLAIN), "exhausted")])
+    verdict = judge(arrived_again(both, named(PLAIN), 524), [window])
+    assert verdict.ok
+    assert verdict.dead_though_arrived == 1
+
+
 def test_what_was_accepted_unchecked_may_have_been_accepted_before() -> None:
     [sent] = [one for one in HONEST.sent if named(PLAIN) in one.owed]
     earlier = Arrived("id-x", 1, sent.body, 200, 5.0)
