@@ -13,12 +13,15 @@ from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.group import LeaveGroupRequest
 
+from shared import kafka_connection
 from shared.errors import ConfigurationError
 from shared.even_assignor import EvenAssignor
 from shared.settings import Settings
 from shared.topics import HEADER_ROOM_BYTES
 
 log = logging.getLogger(__name__)
+
+kafka_connection.use()
 
 SESSION_TIMEOUT_MS = 10_000
 _FAREWELL_S = 1.0
