@@ -254,7 +254,7 @@ async def test_a_commit_without_an_answer_is_told_of_and_made_good(
     async with running(topics_ready, producer) as sink:
         await eventually(lambda: not sink.troubles(), within_s=_WITHIN_S)
         with monkeypatch.context() as patched:
-            patched.setattr(sink._consumer, "commit", lambda _offsets: asyncio.sleep(3600))
+            patched.setattr(sink._consumer, "commit", lambda _offsets: asyncio.Event().wait())
             await producer.send(delivery.to_record(topics_ready.topics.deliveries))
             await eventually(lambda: "commit" in sink.troubles().get("kafka", ""), within_s=_WITHIN_S)
             await _stands(attempt_log, delivery, "queued")

@@ -205,7 +205,8 @@ async def made_again(settings: Settings) -> None:
 async def test_a_stop_in_the_middle_of_a_rebalance_is_no_fault(topics_ready: Settings) -> None:
     async with running(topics_ready, Mock(side_effect=AssertionError)) as worker:
         await until(lambda: worker.dispatcher.joined, "member of the group")
-        await asyncio.sleep(0.5)  # in a fetch: with nothing to come each takes a second
+        joined_s = time.monotonic()
+        await until(lambda: worker.app.turned_s > joined_s, "a fetch, which takes a second with nothing to come")
         worker.app.on_rebalance_start()
         # Faust's fetcher was cancelled in its fetch: `Worker.stop` asks whether that was a crash.
 

@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin import NewTopic, RecordsToDelete
 
 from retry_scheduler.due import Limits
 from retry_scheduler.forward import Forwarder
 from shared.clock import SystemClock
-from shared.kafka import Producer, client_options, ensure_topics
+from shared.kafka import Producer, ensure_topics
 from shared.records import Alarm, Delivery, Record, Source, attempt_from_json, delivery_from_record
 from shared.settings import Settings
 from tests.kafka_admin import admin_of
@@ -120,11 +120,9 @@ async def test_a_tier_that_left_the_settings_still_drains(topics_ready: Settings
 
 async def test_a_tier_that_appears_is_found(topics_ready: Settings, producer: Producer) -> None:
     async with forwarding(topics_ready, producer, metadata_max_age_ms=500):
-        admin = AIOKafkaAdminClient(**client_options(topics_ready))
-        await admin.start()
         appending = {"message.timestamp.type": "LogAppendTime"}
-        await admin.create_topics([NewTopic(topics_ready.topics.tier(3), 2, 1, topic_configs=appending)])
-        await admin.close()
+        async with admin_of(topics_ready) as admin:
+            await admin.create_topics([NewTopic(topics_ready.topics.tier(3), 2, 1, topic_configs=appending)])
         await producer.send_all(tier_records(topics_ready, 3, retries(1)))
         await found(topics_ready, topics_ready.topics.deliveries, 1)
 

@@ -29,10 +29,10 @@ async def _write_to_a_connection_that_is_gone() -> None:
         connection = aiokafka.conn.AIOKafkaConnection("127.0.0.1", port)
         connection._reader, connection._writer = await asyncio.open_connection("127.0.0.1", port)
         # Its reader has not been told yet.
-        connection._read_task = asyncio.create_task(asyncio.sleep(3600))
+        connection._read_task = asyncio.create_task(asyncio.Event().wait())
         connection._versions = {MetadataRequest.API_KEY: (0, 5)}
         connection._writer.transport.abort()
-        await asyncio.sleep(0.05)
+        await connection._writer.wait_closed()
         with pytest.raises(KafkaConnectionError, match="the handler is closed"):
             connection.send(MetadataRequest([]))
         assert not connection.connected()
