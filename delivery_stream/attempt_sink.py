@@ -21,8 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 import uvloop
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.errors import KafkaError
 
 from delivery_stream.disabling import Disabling, to_disable
 from delivery_stream.sink_batch import Batch, Row
@@ -31,6 +30,7 @@ from shared import logs
 from shared.attempt_rows import Progress, row_of_alarm
 from shared.attempt_writer import AttemptWriter
 from shared.clock import Clock, SystemClock
+from shared.commits import Commits
 from shared.database import Database
 from shared.endpoint_states import forget_deleted
 from shared.errors import ConfigurationError, NotConfirmed, RecordTooLarge, StoreUnavailable, ValuesRefused
@@ -84,8 +84,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._watermarks = Watermarks(int((settings.ack_timeout_seconds + _MARGIN_S) * 1000))
         self._consumer: AIOKafkaConsumer
         self._skips: SkipWatch
-        #: In Postgres, and not yet committed: the next step tries again.
-        self._uncommitted: dict[TopicPartition, int] = {}
+        self._commits = Commits()
         self._kafka_trouble = "not a member of the group yet"
         self._postgres_trouble = "nothing written yet"
         self._progress_s = 0.0
@@ -120,7 +119,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             fetch_max_wait_ms=200,
         )
         self._skips = SkipWatch(self._consumer, self._group, clock=self._clock)
-        self._uncommitted.clear()
+        self._commits = Commits()
         try:
             await self._consumer.start()
             while not stop.is_set():
@@ -144,9 +143,9 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         # What is in hand is written, and read again by the next owner: the same rows.
         self._skips.revoked(revoked)
+        self._commits.forget(revoked)
         for partition in revoked:
             self._watermarks.revoked(partition)
-            self._uncommitted.pop(partition, None)
 
     # -- one batch, from the fetch to the commit
 
@@ -164,8 +163,8 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             SINK_RECORDS.inc(batch.records)
             await self._bury(batch)
             if await self._disable(batch, stop):
-                self._uncommitted |= batch.next_offsets
-                await self._commit()
+                self._commits.done(batch.next_offsets)
+                self._kafka_trouble = await self._commits.commit(self._consumer) or self._kafka_trouble
 
     async def _collect(self) -> Batch:
         batch = Batch(self._topics)
@@ -269,23 +268,6 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await self._producer.send(record)
         except RecordTooLarge:
             log.exception("dead_letter_too_large")
-
-    async def _commit(self) -> None:
-        ours = self._consumer.assignment()
-        offsets = {tp: OffsetAndMetadata(offset, "") for tp, offset in self._uncommitted.items() if tp in ours}
-        if not offsets:
-            return
-        try:
-            # By itself it would wait for a broker as long as there is none, and nobody would hear of it.
-            async with asyncio.timeout(_BROKER_ANSWER_S):
-                await self._consumer.commit(offsets)
-        except TimeoutError:
-            self._kafka_trouble = f"a commit had no answer within {_BROKER_ANSWER_S:g} s"
-            return
-        except (CommitFailedError, IllegalStateError) as error:
-            # The partitions moved: their next owner writes the same rows again.
-            log.info("commit_refused", extra={"error": type(error).__name__})
-        self._uncommitted.clear()
 
     # -- how far we are
 

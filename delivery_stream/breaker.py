@@ -24,13 +24,14 @@ _PROBE_S = 2.0
 class Breaker:
     """``allows`` before a request, ``started`` with it, then one of ``succeeded``, ``failed`` and ``told_nothing``."""
 
-    __slots__ = ("_before", "_now", "_open_s", "_open_until_s", "_probing", "_window_began_s", "in_a_row", "state")
+    __slots__ = ("_before", "_now", "_open_until_s", "_probing", "_window_began_s", "in_a_row", "open_s", "state")
 
     def __init__(self, now_s: float) -> None:
         self.state: BreakerState = "closed"
         #: Failures since the last success.
         self.in_a_row = 0
-        self._open_s = 0.0
+        #: From the last time it opened to its probe; 0: it is closed.
+        self.open_s = 0.0
         self._open_until_s = 0.0
         self._probing = False
         self._window_began_s = now_s
@@ -58,7 +59,7 @@ class Breaker:
         if self.state == "closed":
             self._count(now_s, failed=0)
         elif self._probing:
-            self.state, self._probing, self._open_s = "closed", False, 0.0
+            self.state, self._probing, self.open_s = "closed", False, 0.0
             self._now = self._before = (0, 0)
 
     def failed(self, now_s: float) -> None:
@@ -78,8 +79,8 @@ class Breaker:
 
     def _open(self, now_s: float) -> None:
         self.state, self._probing = "open", False
-        self._open_s = min(max(2 * self._open_s, FIRST_OPEN_S), LONGEST_OPEN_S)
-        self._open_until_s = now_s + self._open_s
+        self.open_s = min(max(2 * self.open_s, FIRST_OPEN_S), LONGEST_OPEN_S)
+        self._open_until_s = now_s + self.open_s
 
     def _count(self, now_s: float, failed: int) -> None:
         passed_s = now_s - self._window_began_s

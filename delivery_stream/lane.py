@@ -28,6 +28,8 @@ _LONGEST_PAUSE_S = 60.0
 _LONGEST_LIMITED_WAIT_S = 24 * 3600.0
 _FIRST_HORIZON_S = 5.0
 _LONGEST_HORIZON_S = 600.0
+#: What a shut lane keeps out comes back one by one: nobody knows yet how many it will take, or whether any.
+_COMES_BACK_EVERY_S = 0.05
 _SMOOTHING = 0.2
 #: What a lane without trouble can still become, for a guess at how soon a record gets its turn.
 _GROWTH = 4
@@ -59,8 +61,10 @@ class Lane(Generic[_Q]):
 
     __slots__ = (
         "_answered_s",
+        "_asked_s",
         "_bucket",
         "_doubles",
+        "_kept_out",
         "_latency_s",
         "_not_before_s",
         "_pause_s",
@@ -111,7 +115,9 @@ class Lane(Generic[_Q]):
         self._since_s: dict[object, float] = {}
         self._latency_s = 0.0
         self._not_before_s = 0.0
+        self._asked_s = 0.0  # from the answer that asked for it to `_not_before_s`
         self._pause_s = 0.0
+        self._kept_out = 0  # records, since the last trouble
         self._bucket: TokenBucket | None = None
         self._slot_s = 0.0
 
@@ -198,10 +204,13 @@ class Lane(Generic[_Q]):
 
     def _does_not(self, health: Health, now_s: float, asked_s: float) -> None:
         self.failing, self.last_trouble = True, _WORDS[health]
+        self._kept_out = 0
         self.breaker.failed(now_s)
         if health == "throttles":
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-            self._not_before_s = max(self._not_before_s, now_s + max(asked_s, self._pause_s))
+            pause_s = max(asked_s, self._pause_s)
+            if now_s + pause_s > self._not_before_s:
+                self._not_before_s, self._asked_s = now_s + pause_s, pause_s
 
     def _grow(self) -> None:
         """Only what is used grows: an endpoint that needs two at once and dies shall not hang with a hundred."""
@@ -239,25 +248,25 @@ class Lane(Generic[_Q]):
         ``waits``: how often it did already. At a rate its first time is its turn, and when it comes early it waits for
         the queue alone. Where only the endpoint's own pace is known, that may be another by then: times lie in the
         second half of a horizon that doubles with every wait, so that an endpoint that recovers is not left idle, and a
-        long backlog does not go round and round.
+        long backlog does not go round and round. What a shut lane keeps out has no pace either, and has a
+        horizon of at least the time that it is shut for.
         """
-        closed_s, wait_s = self.closed_s(now_s), self.wait_s(now_s)
-        if self._bucket is not None and waits:
-            return min(wait_s, _LONGEST_LIMITED_WAIT_S)
-        slot_s = max(self._slot_s, now_s + wait_s)
-        self._slot_s = slot_s + self._spacing_s(now_s)
-        wait_s = slot_s - now_s
-        if self._bucket is not None:
-            if wait_s >= _LONGEST_LIMITED_WAIT_S:
-                self._slot_s = now_s + _LONGEST_LIMITED_WAIT_S
-            return min(wait_s, _LONGEST_LIMITED_WAIT_S)
+        shut_for_s = self._shut_for_s(now_s)
+        if self._bucket is not None and not (waits and shut_for_s):
+            return self._book_turn(now_s, waits)
+        closed_s = min(self.closed_s(now_s), _LONGEST_LIMITED_WAIT_S)
+        if shut_for_s:
+            wait_s = self._kept_out * _COMES_BACK_EVERY_S
+            self._kept_out += 1
+        else:
+            wait_s = max(self._book_slot(now_s) - closed_s, 0.0)
         # Who has not answered yet, or fails, will hardly do better in a moment.
         doubled = waits + (self.failing or not self.proven)
-        half_s = min(_FIRST_HORIZON_S * 2.0 ** min(doubled, 20), _LONGEST_HORIZON_S) / 2
-        wait_s = max(wait_s - closed_s, 0.0)
+        horizon_s = max(_FIRST_HORIZON_S * 2.0 ** min(doubled, 20), shut_for_s)
+        half_s = min(horizon_s, _LONGEST_HORIZON_S) / 2
         if wait_s > half_s:
             wait_s = half_s + wait_s % half_s
-        return min(closed_s, _LONGEST_LIMITED_WAIT_S) + wait_s
+        return closed_s + wait_s
 
     @property
     def idle(self) -> bool:
@@ -283,6 +292,24 @@ class Lane(Generic[_Q]):
         """Until anything may start, whatever is under way."""
         bucket_s = self._bucket.wait_s(now_s) if self._bucket else 0.0
         return max(self._not_before_s - now_s, self.breaker.wait_s(now_s), bucket_s, 0.0)
+
+    def _book_turn(self, now_s: float, waits: int) -> float:
+        """At a rate."""
+        wait_s = self.wait_s(now_s) if waits else self._book_slot(now_s)
+        if wait_s >= _LONGEST_LIMITED_WAIT_S:
+            self._slot_s = min(self._slot_s, now_s + _LONGEST_LIMITED_WAIT_S)
+        return min(wait_s, _LONGEST_LIMITED_WAIT_S)
+
+    def _book_slot(self, now_s: float) -> float:
+        """The next departure that is nobody's yet, in seconds from now."""
+        slot_s = max(self._slot_s, now_s + self.wait_s(now_s))
+        self._slot_s = slot_s + self._spacing_s(now_s)
+        return slot_s - now_s
+
+    def _shut_for_s(self, now_s: float) -> float:
+        """How long the breaker, or what the endpoint asked for, keeps it shut, from start to end; 0: it is not shut."""
+        asked_s = self._asked_s if now_s < self._not_before_s else 0.0
+        return max(asked_s, self.breaker.open_s if self.breaker.wait_s(now_s) > 0 else 0.0)
 
     def _spacing_s(self, now_s: float) -> float:
         """Between two departures. Who has not answered for a while is at least as slow as that."""

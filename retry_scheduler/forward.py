@@ -12,12 +12,12 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from retry_scheduler.commits import Commits
 from retry_scheduler.condition import Condition
 from retry_scheduler.due import Due, Held, Limits, Partition, due_ms
 from retry_scheduler.next_hop import Hops, Tiered
 from retry_scheduler.publish import Publisher, publish
 from shared.clock import Clock, SystemClock
+from shared.commits import Commits
 from shared.errors import InvariantBroken, NotConfirmed
 from shared.kafka import SkipWatch, leave, max_record_bytes, new_consumer
 from shared.metrics import FORWARDED
@@ -45,8 +45,9 @@ _CONSUMER = {
     # No tier is shorter than 1 s: what trickles in may come together.
     "fetch_min_bytes": 64 * 1024,
     "fetch_max_bytes": 4 * 1024 * 1024,
-    # The least a partition may hold in memory. A record larger than this is still fetched, alone.
-    "max_partition_fetch_bytes": 256 * 1024,
+    # The least a partition may hold in memory. A record larger than this is still fetched, alone. Four times as much
+    # forwarded a backlog no faster.
+    "max_partition_fetch_bytes": 64 * 1024,
     # A new tier is found within this.
     "metadata_max_age_ms": 10_000,
 }
@@ -249,7 +250,8 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
                 await publish(self._producer, self._hops, records, self._hops.after, now_ms)
             finally:
                 self._in_flight_due_ms = None
-            commits.confirm(batch)
+            # Per partition the batch is in order, so the last of each stays.
+            commits.done({TopicPartition(*held.partition): held.offset + 1 for held in batch})
             self._moved.set()
             self._condition.progress()
             self.forwarded += len(batch)
@@ -263,7 +265,7 @@ class Forwarder(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         while True:
             await self._moved.wait()
             self._moved.clear()
-            if not await self._commits.commit(self._consumer):
+            if await self._commits.commit(self._consumer):
                 self._moved.set()
             await self._clock.sleep(_COMMIT_EVERY_S)
 

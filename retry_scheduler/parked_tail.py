@@ -12,7 +12,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from retry_scheduler.janitor import NOTING
@@ -21,6 +21,7 @@ from retry_scheduler.publish import Publisher, publish
 from retry_scheduler.replay_job import sort_parked
 from retry_scheduler.replay_rows import ReplayRows
 from shared.clock import Clock, SystemClock
+from shared.commits import Commits
 from shared.errors import StoreUnavailable
 from shared.kafka import SkipWatch, leave, max_record_bytes, new_consumer
 from shared.membership import while_member
@@ -60,6 +61,7 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self._stepping = asyncio.Lock()
         self._consumer: AIOKafkaConsumer
         self._skips: SkipWatch
+        self._commits = Commits()
 
     def troubles(self) -> Mapping[str, str]:
         """What a person must look at: records that were gone before they were noted."""
@@ -81,6 +83,7 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         group = self._settings.topics.group(NOTING)
         self._consumer = new_consumer(self._settings, group=group, topics=(self._topic,), listener=self)
         self._skips = SkipWatch(self._consumer, group, clock=self._clock)
+        self._commits = Commits()
         try:
             await self._consumer.start()
             while not stop.is_set():
@@ -103,6 +106,7 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             async with asyncio.timeout(_SETTLE_S), self._stepping:
                 pass
         self._skips.revoked(revoked)
+        self._commits.forget(revoked)
 
     async def _step(self, stop: asyncio.Event) -> None:
         fetched = await self._consumer.getmany(timeout_ms=_FETCH_MS, max_records=_BATCH_RECORDS)
@@ -112,7 +116,8 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             for tp, records in ours.items():
                 self._skips.received(tp, records[0].offset, records[-1].offset)
             if ours and await self._take_in([record for records in ours.values() for record in records], stop):
-                await self._commit({tp: records[-1].offset + 1 for tp, records in ours.items()})
+                self._commits.done({tp: records[-1].offset + 1 for tp, records in ours.items()})
+                await self._commits.commit(self._consumer)
         if self._skips.due:
             for alarm in await self._skips.alarms():
                 await self._producer.send(alarm.to_record(self._settings.topics.attempts))
@@ -143,13 +148,3 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 return None
             await while_member(self._consumer, self._clock.sleep(back_off_s))
             back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
-
-    async def _commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
-        ours = self._consumer.assignment()
-        offsets = {tp: offset for tp, offset in next_offsets.items() if tp in ours}
-        if not offsets:
-            return
-        try:
-            await self._consumer.commit(offsets)
-        except (CommitFailedError, IllegalStateError) as error:
-            log.info("commit_refused", extra={"error": type(error).__name__})

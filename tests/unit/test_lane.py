@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -173,6 +174,43 @@ def test_a_promise_is_bounded() -> None:
     limited.limit(0.001, 100, 0.0)
     fill(limited, 0.0)
     assert max(limited.book(0.0, waits=0) for _ in range(1000)) <= 24 * 3600
+
+
+@pytest.mark.parametrize(("records", "in_a_second"), [(200, 21), (20_000, 250)])
+@pytest.mark.parametrize("rate", [None, 5.0])
+def test_what_a_broken_endpoint_keeps_out_comes_back_after_that_and_never_at_once(
+    rate: float | None, records: int, in_a_second: int
+) -> None:
+    broken, now_s = lane(), 0.0
+    broken.limit(rate, 100, now_s)
+    while broken.closed_s(now_s) < 100:
+        now_s += broken.closed_s(now_s)
+        one(broken, "fails", now_s)
+    shut_s = broken.closed_s(now_s)
+
+    times = [broken.book(now_s, waits=1) for _ in range(records)]
+
+    assert shut_s <= min(times) <= shut_s + 1
+    assert max(times) <= 2 * shut_s
+    assert max(Counter(map(int, times)).values()) <= in_a_second
+
+
+def test_what_a_pause_keeps_out_comes_back_after_it_and_never_at_once() -> None:
+    asked = lane()
+    one(asked, "throttles", 0.0, asked_s=60.0)
+    times = [asked.book(20.0, waits=0) for _ in range(1000)]
+    assert min(times) == 40.0
+    assert max(times) <= 100.0
+    assert max(Counter(map(int, times)).values()) <= 30
+
+
+def test_who_works_again_has_all_turns_from_the_first_on_when_it_breaks_anew() -> None:
+    flapping = lane()
+    one(flapping, "throttles", 0.0, asked_s=60.0)
+    for _ in range(1000):
+        flapping.book(0.0, waits=0)
+    one(flapping, "throttles", 60.0, asked_s=60.0)
+    assert flapping.book(60.0, waits=0) == 60.0
 
 
 def test_only_a_lane_of_which_nothing_bad_is_known_may_be_forgotten() -> None:
