@@ -26,6 +26,7 @@ class SmallDiskStack(OwnStack):
         super().__init__()
         self._store = store
         self._folder = self.folder / store
+        self._asked = mounted
         self.mounted = mounted and _mount(self._folder)
         self._filler = self._folder / "filler"
 
@@ -39,7 +40,9 @@ class SmallDiskStack(OwnStack):
     @property
     def way(self) -> str:
         """How its disk is full, for people."""
-        return f"a volume of {_VOLUME_MB} MB" if self.mounted else "RLIMIT_FSIZE: NO VOLUME COULD BE MOUNTED"
+        if self.mounted:
+            return f"a volume of {_VOLUME_MB} MB"
+        return "RLIMIT_FSIZE: NO VOLUME COULD BE MOUNTED" if self._asked else "RLIMIT_FSIZE"
 
     def fill(self) -> None:
         """No byte is left; what others delete meanwhile, the next call fills.

@@ -227,7 +227,9 @@ class Race:
         for arrival, told in zip(self._receiver.arrivals, arrived(self._receiver), strict=True):
             if one := by_path.get(arrival.path):
                 self.compared += 1
-                found += [Finding(what, str(told.key), f"{arrival.path}") for what in wrongs(one, arrival, told)]
+                found += [
+                    Finding(what, str(told.key), _told(one, arrival, told)) for what in wrongs(one, arrival, told)
+                ]
         return [*found, *self._filtered()]
 
     def _filtered(self) -> list[Finding]:
@@ -270,3 +272,15 @@ def _signed_by(one: Changing, arrival: Arrival) -> tuple[set[int], int]:
     }
     signers = {number for number, signature in signatures.items() if signature in there}
     return signers, len(there) - len(signers)
+
+
+def _told(one: Changing, arrival: Arrival, told: Arrived) -> str:
+    """Where a request went and when, who signed it, and the rotations of the time before; all in seconds before it."""
+    signers, unknown = _signed_by(one, arrival)
+    rotations = [
+        f"{number}: sent {told.at_s - change.sent_s:.2f}, answered {told.at_s - change.acked_s:.2f}, "
+        f"overlap {change.value.overlap_s:g}"
+        for number, change in enumerate(one.keys.changes)
+        if -1 < told.at_s - change.sent_s < 30
+    ]
+    return f"{arrival.path}, signed by {sorted(signers)} and {unknown} unknown; {'; '.join(rotations)}"

@@ -51,7 +51,14 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
     for line in figures.lines():
         terminalreporter.write_line(line)
     if name := os.environ.get(_WRITTEN_TO):
-        figures.write(Path(name))
+        figures.write(Path(name), _ended(terminalreporter))
+
+
+def _ended(reporter: TerminalReporter) -> list[str]:
+    """How many tests passed and did not, and which did not."""
+    ends = {end: reporter.getreports(end) for end in ("passed", "failed", "error", "skipped")}
+    counts = ", ".join(f"{len(reports)} {end}" for end, reports in ends.items() if reports)
+    return [counts, *(f"{end} {one.nodeid}" for end in ("failed", "error", "skipped") for one in ends[end])]
 
 
 @pytest.fixture(scope="session")

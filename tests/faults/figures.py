@@ -71,11 +71,11 @@ class Figures:
             works = _spread([one.works_after_s for one, _, _ in its], ".1f")
             yield f"{kind:<8} {victim:<16} {len(its):>3}x  {repeats}  |  {bounds}  |  {ready}  |  {works}"
 
-    def write(self, path: Path) -> None:
-        """The same into a file, if anything was tried."""
+    def write(self, path: Path, ended: Sequence[str]) -> None:
+        """The same into a file, if anything was tried, after ``ended``: how the tests ended."""
         if lines := self.lines():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join([f"make faults, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "", *lines, ""]))
+            path.write_text("\n".join([f"make faults, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC", *ended, "", *lines, ""]))
 
 
 def _spread(values: Sequence[float], form: str = ".0f") -> str:

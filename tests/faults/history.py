@@ -84,14 +84,17 @@ def _signers(rotations: Sequence[Change[Keys]], when: tuple[float, float]) -> tu
     # From when a key before the one looked at is no more, at the earliest and at the latest.
     for number, rotation in enumerate(rotations):
         earliest_s = latest_s = math.inf
+        # One without an answer has replaced it or not; if not, the next one has, with another overlap.
+        replaced = False
         for later in rotations[number + 1 :]:
             certain = later.acked_s < math.inf
             ends_at_once = later.value.overlap_s == 0
-            replaces = later is rotations[number + 1]
-            if replaces or ends_at_once:
+            if ends_at_once or not replaced:
                 earliest_s = min(earliest_s, later.sent_s + later.value.overlap_s)
-            if certain and (ends_at_once or (replaces and rotation.acked_s < math.inf)):
+            is_next = later is rotations[number + 1]
+            if certain and (ends_at_once or (is_next and rotation.acked_s < math.inf)):
                 latest_s = min(latest_s, later.acked_s + later.value.overlap_s)
+            replaced = replaced or certain
         if when[0] > latest_s:
             continue
         if rotation.value.key is None:

@@ -71,3 +71,12 @@ def test_a_key_that_nobody_was_told_may_sign_and_the_one_before_may_go_on() -> N
     assert not signed_rightly(keys, (30.0, 30.0), {0}, 2)
     keys.note(Keys(b"2", 0.0), 40.0, 40.0)
     assert not signed_rightly(keys, (45.0, 45.0), {2}, 1)
+
+
+def test_a_key_ends_by_the_first_rotation_that_came_to_pass_and_nobody_knows_which_that_was() -> None:
+    keys = rotated((None, 5.0, 10.0, math.inf), (b"2", 2.0, 11.0, 11.0))
+    assert signed_rightly(keys, (12.5, 12.5), {0, 2}, 0), "the second, after two seconds"
+    assert signed_rightly(keys, (13.5, 13.5), {2}, 0), "the second, and they are over"
+    assert signed_rightly(keys, (13.5, 13.5), {0, 2}, 1), "the first, after five seconds"
+    assert not signed_rightly(keys, (12.5, 12.5), {0}, 0)
+    assert not signed_rightly(keys, (12.5, 12.5), {2}, 0)
