@@ -254,7 +254,7 @@ class Lane(Generic[_Q]):
         shut_for_s = self._shut_for_s(now_s)
         if self._bucket is not None and not (waits and shut_for_s):
             return self._book_turn(now_s, waits)
-        closed_s = min(self.closed_s(now_s), _LONGEST_LIMITED_WAIT_S)
+        closed_s = self.closed_s(now_s)
         if shut_for_s:
             wait_s = self._kept_out * _COMES_BACK_EVERY_S
             self._kept_out += 1
@@ -266,7 +266,7 @@ class Lane(Generic[_Q]):
         half_s = min(horizon_s, _LONGEST_HORIZON_S) / 2
         if wait_s > half_s:
             wait_s = half_s + wait_s % half_s
-        return closed_s + wait_s
+        return min(closed_s + wait_s, _LONGEST_LIMITED_WAIT_S)
 
     @property
     def idle(self) -> bool:

@@ -204,6 +204,12 @@ def test_what_a_pause_keeps_out_comes_back_after_it_and_never_at_once() -> None:
     assert max(Counter(map(int, times)).values()) <= 30
 
 
+def test_a_pause_of_a_day_and_its_way_back_are_a_day() -> None:
+    asked = lane()
+    one(asked, "throttles", 0.0, asked_s=24 * 3600.0)
+    assert max(asked.book(0.0, waits=3) for _ in range(1000)) == 24 * 3600
+
+
 def test_who_works_again_has_all_turns_from_the_first_on_when_it_breaks_anew() -> None:
     flapping = lane()
     one(flapping, "throttles", 0.0, asked_s=60.0)
