@@ -84,7 +84,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._watermarks = Watermarks(int((settings.ack_timeout_seconds + _MARGIN_S) * 1000))
         self._consumer: AIOKafkaConsumer
         self._skips: SkipWatch
-        self._commits = Commits()
+        self._commits: Commits
         self._kafka_trouble = "not a member of the group yet"
         self._postgres_trouble = "nothing written yet"
         self._progress_s = 0.0

@@ -61,7 +61,7 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self._stepping = asyncio.Lock()
         self._consumer: AIOKafkaConsumer
         self._skips: SkipWatch
-        self._commits = Commits()
+        self._commits: Commits
 
     def troubles(self) -> Mapping[str, str]:
         """What a person must look at: records that were gone before they were noted."""
@@ -117,7 +117,8 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 self._skips.received(tp, records[0].offset, records[-1].offset)
             if ours and await self._take_in([record for records in ours.values() for record in records], stop):
                 self._commits.done({tp: records[-1].offset + 1 for tp, records in ours.items()})
-                await self._commits.commit(self._consumer)
+            # Without a new record, too: one that failed is made good.
+            await self._commits.commit(self._consumer)
         if self._skips.due:
             for alarm in await self._skips.alarms():
                 await self._producer.send(alarm.to_record(self._settings.topics.attempts))

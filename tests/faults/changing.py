@@ -275,7 +275,7 @@ def _signed_by(one: Changing, arrival: Arrival) -> tuple[set[int], int]:
 
 
 def _told(one: Changing, arrival: Arrival, told: Arrived) -> str:
-    """Where a request went and when, who signed it, and the rotations of the time before; all in seconds before it."""
+    """Where a request went, who signed it, and the rotations of half a minute, in seconds before it."""
     signers, unknown = _signed_by(one, arrival)
     rotations = [
         f"{number}: sent {told.at_s - change.sent_s:.2f}, answered {told.at_s - change.acked_s:.2f}, "
