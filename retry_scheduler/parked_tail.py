@@ -62,11 +62,13 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self._consumer: AIOKafkaConsumer
         self._skips: SkipWatch
         self._commits: Commits
+        self._commit_trouble = ""
 
     def troubles(self) -> Mapping[str, str]:
-        """What a person must look at: records that were gone before they were noted."""
+        """Records that were gone before they were noted; a commit that failed and is not made good yet."""
         skipped = self._skips.trouble if hasattr(self, "_skips") else ""
-        return {"records_skipped": skipped} if skipped else {}
+        found = {"records_skipped": skipped, "parked": self._commit_trouble}
+        return {name: trouble for name, trouble in found.items() if trouble}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``. Kafka out of reach: waits and joins again."""
@@ -118,7 +120,7 @@ class ParkedTail(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             if ours and await self._take_in([record for records in ours.values() for record in records], stop):
                 self._commits.done({tp: records[-1].offset + 1 for tp, records in ours.items()})
             # Without a new record, too: one that failed is made good.
-            await self._commits.commit(self._consumer)
+            self._commit_trouble = await self._commits.commit(self._consumer)
         if self._skips.due:
             for alarm in await self._skips.alarms():
                 await self._producer.send(alarm.to_record(self._settings.topics.attempts))

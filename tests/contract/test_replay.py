@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -60,9 +61,14 @@ async def producer(topics_ready: Settings) -> AsyncIterator[Producer]:
     await made.stop()
 
 
+class Parts(NamedTuple):
+    tail: ParkedTail
+    replays: Replays
+
+
 @asynccontextmanager
-async def scheduling(settings: Settings, producer: Producer, *, stream: bool = True) -> AsyncIterator[Replays]:
-    """The part of a scheduler that this is about, in this loop; it has left its group afterwards.
+async def scheduling(settings: Settings, producer: Producer, *, stream: bool = True) -> AsyncIterator[Parts]:
+    """The parts of a scheduler that this is about, in this loop; it has left its group afterwards.
 
     With a ``stream`` whatever comes into `deliveries` is done at once.
     """
@@ -72,7 +78,7 @@ async def scheduling(settings: Settings, producer: Producer, *, stream: bool = T
     running = [asyncio.ensure_future(part.run(stop)) for part in (tail, replays)]
     doing = asyncio.ensure_future(do_everything(settings)) if stream else None
     try:
-        yield replays
+        yield Parts(tail, replays)
     finally:
         stop.set()
         async with asyncio.timeout(20):
@@ -132,6 +138,22 @@ async def do_everything(settings: Settings) -> None:
         while True:
             await consumer.commit(await consumer.end_offsets(partitions))
             await asyncio.sleep(0.1)
+
+
+async def test_a_commit_of_the_tail_without_an_answer_is_told_of_and_made_good_without_another_record(
+    topics_ready: Settings, producer: Producer, store: SubscriptionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, one = topics_ready, subscribe(store)
+    async with scheduling(settings, producer) as (tail, _):
+        await eventually(lambda: hasattr(tail, "_consumer") and tail._consumer.assignment())
+        with monkeypatch.context() as patched:
+            patched.setattr(tail._consumer, "commit", lambda _offsets: asyncio.Event().wait())
+            await park(settings, producer, [one], 3)
+            await eventually(lambda: "commit" in tail.troubles().get("parked", ""))
+        await eventually(lambda: not tail.troubles())
+    here = TopicPartition(settings.topics.parked, 0)
+    async with committing(settings, NOTING, [here]) as consumer:
+        assert await consumer.committed(here) == 3
 
 
 async def test_what_was_parked_comes_back_in_its_order_and_nobody_elses(
@@ -250,7 +272,7 @@ async def test_two_schedulers_share_the_jobs_and_repeat_nothing(
         for one in owners:
             assert len(await deliveries_of(settings, one, 50)) == 50
         await eventually(lambda: store.parked(owners) == {})
-        assert first.published + second.published == 300
+        assert first.replays.published + second.replays.published == 300
     assert len(await read_topic(settings, settings.topics.deliveries)) == 300
 
 

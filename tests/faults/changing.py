@@ -16,7 +16,7 @@ import httpx
 
 from shared.records import delivery_id
 from shared.signature import decode_signing_secret, standard_signature
-from tests.faults.history import SEEN_S, History, Keys, known_at, signed_rightly
+from tests.faults.history import ON_ITS_WAY_S, SEEN_S, History, Keys, known_at, signed_rightly
 from tests.faults.load import Load, arrived
 from tests.faults.oracle import Arrived, Finding
 from tests.receiver import Arrival, Receiver
@@ -250,7 +250,11 @@ class Race:
 
 def wrongs(one: Changing, arrival: Arrival, told: Arrived) -> Iterable[str]:
     """What is wrong about a request, once all that was asked of its subscription is known."""
-    when = known_at(told)
+    signed_s = int(arrival.headers["webhook-timestamp"])
+    when = known_at(signed_s, told.at_s)
+    # The receiver's clock is converted: a few milliseconds do not count.
+    if not signed_s - 0.1 <= told.at_s <= signed_s + ON_ITS_WAY_S:
+        yield "signed at another time"
     if arrival.path.removeprefix("/") not in one.path.values(*when):
         yield "at an address that is another's"
     if True not in one.active.values(*when):
@@ -283,4 +287,6 @@ def _told(one: Changing, arrival: Arrival, told: Arrived) -> str:
         for number, change in enumerate(one.keys.changes)
         if -1 < told.at_s - change.sent_s < 30
     ]
-    return f"{arrival.path}, signed by {sorted(signers)} and {unknown} unknown; {'; '.join(rotations)}"
+    late_s = told.at_s - int(arrival.headers["webhook-timestamp"])
+    signed = f"signed by {sorted(signers)} and {unknown} unknown, {late_s:.2f} before"
+    return f"{arrival.path}, {signed}; {'; '.join(rotations)}"

@@ -10,11 +10,10 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from tests.faults.bounds import ON_THE_WIRE_S
-from tests.faults.oracle import Arrived
-
 #: A change that was acknowledged is seen everywhere within this.
 SEEN_S = 1.0
+#: A request may take its 10 s, and its worker be frozen for a while before it writes it.
+ON_ITS_WAY_S = 30.0
 T = TypeVar("T")
 
 
@@ -64,9 +63,9 @@ class Keys:
     overlap_s: float = 0.0
 
 
-def known_at(arrived: Arrived) -> tuple[float, float]:
-    """When the subscription was looked up for a request."""
-    return arrived.at_s - ON_THE_WIRE_S, arrived.at_s
+def known_at(signed_s: int, arrived_s: float) -> tuple[float, float]:
+    """When the subscription was looked up for a request: as it was signed, in that second. Its way may take longer."""
+    return float(signed_s), min(signed_s + 1.0, arrived_s)
 
 
 def signed_rightly(keys: History[Keys], when: tuple[float, float], signers: Set[int], unknown: int) -> bool:

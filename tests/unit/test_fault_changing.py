@@ -28,11 +28,13 @@ def changed() -> Changing:
     return Changing("id", 0, path, active, History((), 0.0), keys)
 
 
-def request(path: str, at_s: float, *keys: bytes) -> tuple[Arrival, Arrived]:
+def request(path: str, at_s: float, *keys: bytes, way_s: int = 0) -> tuple[Arrival, Arrived]:
+    """One that arrives at ``at_s`` and was signed ``way_s`` before."""
+    signed_s = int(at_s) - way_s
     headers = {
         "webhook-id": "one",
-        "webhook-timestamp": f"{int(at_s)}",
-        "webhook-signature": standard_signature(keys, "one", int(at_s), BODY),
+        "webhook-timestamp": f"{signed_s}",
+        "webhook-signature": standard_signature(keys, "one", signed_s, BODY),
     }
     return Arrival("POST", path, headers, BODY, time.monotonic(), 1), Arrived("one", 1, BODY, 200, at_s)
 
@@ -57,6 +59,16 @@ def test_a_request_is_compared_with_what_was_asked_for(
     path: str, after_s: float, keys: tuple[bytes, ...], found: list[str]
 ) -> None:
     assert list(wrongs(changed(), *request(path, CHANGED_S + after_s, *keys))) == found
+
+
+def test_a_request_may_be_on_its_way_for_a_while_and_is_compared_with_what_was_when_it_was_signed() -> None:
+    assert list(wrongs(changed(), *request("/before", CHANGED_S + 3, OLD, way_s=3))) == []
+    assert list(wrongs(changed(), *request("/after", CHANGED_S + 3, NEW, way_s=5))) == [
+        "at an address that is another's",
+        "signed by others",
+    ]
+    assert list(wrongs(changed(), *request("/after", CHANGED_S + 50, NEW, way_s=31))) == ["signed at another time"]
+    assert "signed at another time" in wrongs(changed(), *request("/after", CHANGED_S + 50, NEW, way_s=-1))
 
 
 @pytest.mark.parametrize(("after_s", "found"), [(1.0, []), (2.0, ["delivered although deleted"]), (-5.0, [])])
