@@ -174,7 +174,7 @@ def _ratio(rounds: Rounds, one: str, other: str, what: str) -> float | None:
     if one not in rounds or other not in rounds:
         return None
     pairs = zip(rounds[one], rounds[other], strict=True)
-    return statistics.median([getattr(a, what) / getattr(b, what) for a, b in pairs])
+    return statistics.median([float(getattr(a, what) / getattr(b, what)) for a, b in pairs])
 
 
 def _verdicts(rounds: Rounds) -> list[Verdict]:
