@@ -351,14 +351,17 @@ def attribute(repeats: Iterable[Repeat], windows: Sequence[Window]) -> tuple[lis
     """How many repeats each window has, and those of none.
 
     A fault can be the reason only if it was not over when the attempt was made first, had begun when it was made again,
-    and was not long over then. Of several such faults, one that may repeat is the reason rather than one that may not;
-    of those the last.
+    and was not long over then. Of several such faults it is the first that has room within its bound: what was parked
+    comes back when others have struck. When none has room it is the last that may repeat anything.
     """
     counts: Counter[int] = Counter()
     unexplained = []
     for repeat in repeats:
         possible = [n for n, window in enumerate(windows) if _may_explain(window, repeat)]
-        if possible:
+        with_room = [n for n in possible if counts[n] < windows[n].bound]
+        if with_room:
+            counts[min(with_room, key=lambda n: windows[n].began_s)] += 1
+        elif possible:
             counts[max(possible, key=lambda n: (windows[n].bound > 0, windows[n].began_s))] += 1
         else:
             unexplained.append(repeat)

@@ -16,10 +16,12 @@ from tests.faults.oracle import (
     Finding,
     Key,
     Logged,
+    Repeat,
     Sent,
     Standing,
     Verdict,
     Window,
+    attribute,
     judge,
 )
 
@@ -270,6 +272,13 @@ def test_of_two_faults_the_one_that_may_repeat_is_the_reason() -> None:
     verdict = repeated(524.0, Window("stream", 518, 520, 9), Window("redis", 521, 523))
     assert [count for _, count in verdict.repeats] == [1, 0]
     assert verdict.ok
+
+
+def test_what_comes_back_late_is_not_the_fault_s_that_has_no_room_for_it() -> None:
+    windows = [Window("stream", 518, 520, 2), Window("stream again", 522, 525, 1)]
+    again = [Repeat(Key(f"id-{number}", 1, 1), 517.5, 524.0 + number) for number in range(4)]
+    for count, counts in enumerate([[1, 0], [2, 0], [2, 1], [2, 2]], 1):
+        assert [one for _, one in attribute(again[:count], windows)[0]] == counts
 
 
 def test_more_repeats_than_were_under_way_are_a_finding() -> None:
