@@ -11,6 +11,9 @@ from pathlib import Path
 from tests.faults.oracle import Verdict
 from tests.faults.trial import Struck
 
+#: Findings of one trial.
+_SHOWN = 20
+
 
 class Figures:
     """Adds up faults, ends and repeats."""
@@ -20,6 +23,7 @@ class Figures:
         self._totals: Counter[str] = Counter()
         self._struck: list[tuple[Struck, int, int]] = []
         self._said: list[str] = []
+        self._found: list[str] = []
 
     def add(self, struck: Sequence[Struck], verdict: Verdict) -> None:
         """One trial, counted."""
@@ -36,6 +40,7 @@ class Figures:
             unanswered_delivered=verdict.unanswered_delivered,
             dead_though_arrived=verdict.dead_though_arrived,
         )
+        self._found += [f"finding: {one}" for one in verdict.findings[:_SHOWN]]
         self._totals.update({f"ended {status}": count for status, count in verdict.ended.items()})
 
     def say(self, line: str) -> None:
@@ -52,6 +57,7 @@ class Figures:
             f"accepted {total['accepted']}: delivered {total['ended succeeded']}, dead {total['ended failed']}, "
             f"cancelled {total['ended cancelled']}, lost {total['lost']}",
             f"rows of attempts {total['rows']}, findings {total['findings']}",
+            *self._found,
             f"repeated {total['repeated']}, of those unexplained {total['unexplained']}",
             f"delivered without an answer to their producers {total['unanswered_delivered']}, "
             f"dead letters although the endpoint had said 2xx {total['dead_though_arrived']}",
