@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,13 +19,10 @@ from shared.attempt_writer import AttemptWriter
 from shared.clock import SystemClock, to_datetime, to_ms
 from shared.database import Database
 from shared.errors import StoreUnavailable, UnreadableRecord, ValuesRefused
-from shared.log_partitions import LogPartitions
-from shared.records import Alarm, Attempt, Delivery, Source, new_webhook_id
+from shared.records import Alarm, Attempt, new_webhook_id
 from shared.settings import Settings
+from tests import log_rows
 from tests.strategies import attempts as any_attempts
-
-_SUBSCRIPTION = "0192c0de-0000-7000-8000-000000000001"
-_offsets = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -53,55 +48,10 @@ def attempt_log(database: Database, settings: Settings) -> AttemptLog:
     return AttemptLog(database, settings.topics)
 
 
-def _today() -> date:
-    return datetime.now(UTC).date()
-
-
-def _now_ms() -> int:
-    return SystemClock().now_ms()
-
-
-def _source(topic: str = "attempts") -> Source:
-    return Source(topic, 0, next(_offsets))
-
-
-def _delivery(**changes: Any) -> Delivery:
-    delivery = Delivery(new_webhook_id(), _SUBSCRIPTION, b"{}", _now_ms(), event_type="order.created", tenant="acme")
-    return delivery.again(**changes)
-
-
-def _attempt(delivery: Delivery, number: int, outcome: Any = "failed_attempt", **changes: Any) -> Attempt:
-    attempt = Attempt(
-        kind="attempt" if outcome else "waiting",
-        webhook_id=delivery.webhook_id,
-        subscription_id=delivery.subscription_id,
-        run=delivery.run,
-        attempt=number,
-        accepted_ms=delivery.accepted_ms,
-        attempted_ms=delivery.accepted_ms + 1000 * number,
-        tenant=delivery.tenant,
-        event_type=delivery.event_type,
-        target_url="https://example.com/hook",
-        outcome=outcome,
-        source="deliveries:3:42",
-    )
-    return replace(attempt, **changes)
-
-
-def _queued(delivery: Delivery) -> LogRow:
-    row = row_of_delivery(delivery, _source("deliveries"))
-    assert row is not None
-    return row
-
-
-def _tried(*args: Any, **changes: Any) -> LogRow:
-    return row_of_attempt(_attempt(*args, **changes), _source())
-
-
 def test_a_delivery_is_answered_with_its_attempts(writer: AttemptWriter, attempt_log: AttemptLog) -> None:
-    delivery = _delivery()
+    delivery = log_rows.delivery()
     assert attempt_log.delivery(delivery.webhook_id) is None
-    writer.write_batch([_queued(delivery)], [])
+    writer.write_batch([log_rows.queued(delivery)], [])
     queued = attempt_log.delivery(delivery.webhook_id)
     assert queued is not None
     assert (queued.status, queued.latest_attempt, queued.attempts) == ("queued", 0, ())
@@ -111,8 +61,10 @@ def test_a_delivery_is_answered_with_its_attempts(writer: AttemptWriter, attempt
     next_ms = delivery.accepted_ms + 11_000
     failure = {"http_status_code": 503, "error_class": "http_status", "error_details": "a\tb\\N\nc", "duration_ms": 1.5}
     wire = {"sent_bytes": 700, "received_bytes": 90, "response_body": "busy\t\\N"}
-    failed = _tried(delivery, 1, next_attempt_ms=next_ms, timings_ms={"connect": 0.5}, address="::1", **failure, **wire)
-    writer.write_batch([failed, _tried(delivery, 2, None, waits=1)], [])
+    failed = log_rows.tried(
+        delivery, 1, next_attempt_ms=next_ms, timings_ms={"connect": 0.5}, address="::1", **failure, **wire
+    )
+    writer.write_batch([failed, log_rows.tried(delivery, 2, None, waits=1)], [])
     retrying = attempt_log.delivery(delivery.webhook_id)
     assert retrying is not None
     assert (retrying.status, retrying.latest_attempt, retrying.run) == ("retrying", 1, 1)
@@ -123,7 +75,7 @@ def test_a_delivery_is_answered_with_its_attempts(writer: AttemptWriter, attempt
     assert (attempt.attempt, attempt.next_attempt_at) == (1, to_datetime(next_ms))
     assert [note.kind for note in retrying.notes] == ["waiting"]
 
-    writer.write_batch([_tried(delivery, 2, "succeeded", http_status_code=200)], [])
+    writer.write_batch([log_rows.tried(delivery, 2, "succeeded", http_status_code=200)], [])
     done = attempt_log.delivery(delivery.webhook_id)
     assert done is not None
     assert (done.status, done.latest_attempt, done.source) == ("succeeded", 2, "deliveries:3:42")
@@ -145,8 +97,8 @@ def test_a_delivery_is_answered_with_its_attempts(writer: AttemptWriter, attempt
 def test_every_kind_leaves_its_status(
     writer: AttemptWriter, attempt_log: AttemptLog, kind: Any, outcome: Any, number: int, status: str, latest: int
 ) -> None:
-    delivery = _delivery()
-    writer.write_batch([_tried(delivery, number, outcome, kind=kind, reason="why")], [])
+    delivery = log_rows.delivery()
+    writer.write_batch([log_rows.tried(delivery, number, outcome, kind=kind, reason="why")], [])
     found = attempt_log.delivery(delivery.webhook_id)
     assert found is not None
     assert (found.status, found.latest_attempt, found.reason) == (status, latest, "why")
@@ -155,13 +107,13 @@ def test_every_kind_leaves_its_status(
 def test_what_is_parked_is_queued_again_after_the_resume_and_never_once_it_was_tried(
     writer: AttemptWriter, attempt_log: AttemptLog
 ) -> None:
-    delivery = _delivery()
+    delivery = log_rows.delivery()
     at_ms = delivery.accepted_ms
-    parked = _tried(delivery, 1, None, kind="parked", attempted_ms=at_ms + 1)
-    resumed = _tried(delivery, 1, None, kind="resumed", attempted_ms=at_ms + 2)
-    parked_again = _tried(delivery, 1, None, kind="parked", attempted_ms=at_ms + 3)
+    parked = log_rows.tried(delivery, 1, None, kind="parked", attempted_ms=at_ms + 1)
+    resumed = log_rows.tried(delivery, 1, None, kind="resumed", attempted_ms=at_ms + 2)
+    parked_again = log_rows.tried(delivery, 1, None, kind="parked", attempted_ms=at_ms + 3)
     statuses = []
-    for row in (parked, resumed, parked_again, _tried(delivery, 1, attempted_ms=at_ms + 1), resumed):
+    for row in (parked, resumed, parked_again, log_rows.tried(delivery, 1, attempted_ms=at_ms + 1), resumed):
         writer.write_batch([row], [])
         found = attempt_log.delivery(delivery.webhook_id)
         assert found is not None
@@ -170,9 +122,9 @@ def test_what_is_parked_is_queued_again_after_the_resume_and_never_once_it_was_t
 
 
 def test_a_late_record_of_a_lower_attempt_changes_nothing(writer: AttemptWriter, attempt_log: AttemptLog) -> None:
-    delivery = _delivery()
-    late = [_queued(delivery), _tried(delivery, 1), _tried(delivery, 2, None)]
-    writer.write_batch([_tried(delivery, 3, "succeeded")], [])
+    delivery = log_rows.delivery()
+    late = [log_rows.queued(delivery), log_rows.tried(delivery, 1), log_rows.tried(delivery, 2, None)]
+    writer.write_batch([log_rows.tried(delivery, 3, "succeeded")], [])
     writer.write_batch(late, [])
     found = attempt_log.delivery(delivery.webhook_id)
     assert found is not None
@@ -180,10 +132,10 @@ def test_a_late_record_of_a_lower_attempt_changes_nothing(writer: AttemptWriter,
 
 
 def test_a_higher_run_begins_again(writer: AttemptWriter, attempt_log: AttemptLog) -> None:
-    delivery = _delivery()
+    delivery = log_rows.delivery()
     second = delivery.again(run=2)
-    writer.write_batch([_tried(second, 1), _tried(delivery, 7, "permanently_failed")], [])
-    writer.write_batch([_tried(delivery, 7, "succeeded")], [])
+    writer.write_batch([log_rows.tried(second, 1), log_rows.tried(delivery, 7, "permanently_failed")], [])
+    writer.write_batch([log_rows.tried(delivery, 7, "succeeded")], [])
     found = attempt_log.delivery(delivery.webhook_id)
     assert found is not None
     assert (found.status, found.run, found.latest_attempt) == ("retrying", 2, 1)
@@ -193,8 +145,8 @@ def test_a_higher_run_begins_again(writer: AttemptWriter, attempt_log: AttemptLo
 def test_an_attempt_reported_twice_is_one_row_with_the_better_outcome(
     writer: AttemptWriter, attempt_log: AttemptLog
 ) -> None:
-    delivery = _delivery()
-    better, worse = _tried(delivery, 1, "succeeded"), _tried(delivery, 1, "failed_attempt")
+    delivery = log_rows.delivery()
+    better, worse = log_rows.tried(delivery, 1, "succeeded"), log_rows.tried(delivery, 1, "failed_attempt")
     for batch in ([better, worse], [worse], [worse, better]):
         writer.write_batch(batch, [])
         found = attempt_log.delivery(delivery.webhook_id)
@@ -206,9 +158,9 @@ def test_an_attempt_reported_twice_is_one_row_with_the_better_outcome(
 @st.composite
 def histories(draw: st.DrawFn) -> list[LogRow]:
     """Records of two deliveries, repeats with other contents included."""
-    accepted_ms = _now_ms()
-    deliveries = [_delivery(accepted_ms=accepted_ms + n) for n in range(2)]
-    rows = [_queued(delivery) for delivery in deliveries]
+    accepted_ms = log_rows.now_ms()
+    deliveries = [log_rows.delivery(accepted_ms=accepted_ms + n) for n in range(2)]
+    rows = [log_rows.queued(delivery) for delivery in deliveries]
     outcomes = st.sampled_from(["succeeded", "failed_attempt", "permanently_failed", None])
     for _ in range(draw(st.integers(1, 12))):
         delivery = draw(st.sampled_from(deliveries)).again(run=draw(st.integers(1, 2)))
@@ -219,7 +171,7 @@ def histories(draw: st.DrawFn) -> list[LogRow]:
             "waits": draw(st.integers(0, 2)),
             "attempted_ms": accepted_ms + draw(st.integers(0, 3)),
         }
-        rows.append(_tried(delivery, draw(st.integers(1, 3)), outcome, **changes))
+        rows.append(log_rows.tried(delivery, draw(st.integers(1, 3)), outcome, **changes))
     return rows
 
 
@@ -257,7 +209,7 @@ def _contents(database: Database, ids: list[str]) -> list[Any]:
 def test_every_attempt_is_stored_or_unreadable(writer: AttemptWriter, attempt: Attempt) -> None:
     """Whatever text and time it holds: Postgres is never asked for what it refuses."""
     try:
-        row = row_of_attempt(attempt, _source())
+        row = row_of_attempt(attempt, log_rows.source())
     except UnreadableRecord:
         return
     writer.write_batch([row], [])
@@ -284,7 +236,7 @@ def test_every_attempt_is_stored_or_unreadable(writer: AttemptWriter, attempt: A
 )
 def test_an_attempt_that_cannot_be_a_row_is_unreadable(changes: dict[str, Any]) -> None:
     with pytest.raises(UnreadableRecord):
-        row_of_attempt(_attempt(_delivery(), 1, **changes), _source())
+        row_of_attempt(log_rows.attempt(log_rows.delivery(), 1, **changes), log_rows.source())
 
 
 @pytest.mark.parametrize(
@@ -302,8 +254,8 @@ def test_an_attempt_that_cannot_be_a_row_is_unreadable(changes: dict[str, Any]) 
 def test_odd_optional_values_are_cut_or_left_out(
     writer: AttemptWriter, attempt_log: AttemptLog, changes: dict[str, Any]
 ) -> None:
-    delivery = _delivery()
-    writer.write_batch([_tried(delivery, 1, "succeeded", **changes)], [])
+    delivery = log_rows.delivery()
+    writer.write_batch([log_rows.tried(delivery, 1, "succeeded", **changes)], [])
     found = attempt_log.delivery(delivery.webhook_id)
     assert found is not None
     [attempt] = found.attempts
@@ -320,7 +272,7 @@ def test_an_unknown_or_malformed_id_is_none(attempt_log: AttemptLog, unknown: st
 def test_an_id_of_another_producer_is_found_whatever_time_it_holds(
     writer: AttemptWriter, attempt_log: AttemptLog, foreign: str
 ) -> None:
-    writer.write_batch([_queued(_delivery(webhook_id=foreign))], [])
+    writer.write_batch([log_rows.queued(log_rows.delivery(webhook_id=foreign))], [])
     found = attempt_log.delivery(foreign)
     assert found is not None
     assert found.id == foreign
@@ -328,9 +280,9 @@ def test_an_id_of_another_producer_is_found_whatever_time_it_holds(
 
 def test_the_newest_attempts_come_first_and_waits_are_none(writer: AttemptWriter, attempt_log: AttemptLog) -> None:
     subscription_id = new_webhook_id()
-    delivery = _delivery(subscription_id=subscription_id, accepted_ms=_now_ms() + 600_000)
-    rows = [_tried(delivery, number) for number in range(1, 6)]
-    writer.write_batch([*rows, _tried(delivery, 6, None), _tried(_delivery(), 1)], [])
+    delivery = log_rows.delivery(subscription_id=subscription_id, accepted_ms=log_rows.now_ms() + 600_000)
+    rows = [log_rows.tried(delivery, number) for number in range(1, 6)]
+    writer.write_batch([*rows, log_rows.tried(delivery, 6, None), log_rows.tried(log_rows.delivery(), 1)], [])
     assert [one.attempt for one in attempt_log.attempts_of(subscription_id, 3)] == [5, 4, 3]
     assert [one.attempt for one in attempt_log.attempts_of(subscription_id, 10**9)] == [5, 4, 3, 2, 1]
     assert attempt_log.attempts_of(subscription_id, -5) == []
@@ -341,7 +293,7 @@ def test_the_newest_attempts_come_first_and_waits_are_none(writer: AttemptWriter
 
 def test_only_attempts_of_the_first_run_that_never_waited_are_queued_rows() -> None:
     for changes in ({"run": 2}, {"attempt": 2}, {"waits": 1}):
-        assert row_of_delivery(_delivery(**changes), _source()) is None
+        assert row_of_delivery(log_rows.delivery(**changes), log_rows.source()) is None
 
 
 def test_the_watermark_is_the_least_of_all_partitions(
@@ -379,7 +331,7 @@ def test_the_watermark_of_a_sink_whose_clock_is_ahead_is_now(
 def test_an_alarm_is_kept_once_until_it_is_acknowledged(
     writer: AttemptWriter, attempt_log: AttemptLog, database: Database
 ) -> None:
-    alarm = row_of_alarm(Alarm("records_skipped", "group", "deliveries:0:5", 5, 9, _now_ms()))
+    alarm = row_of_alarm(Alarm("records_skipped", "group", "deliveries:0:5", 5, 9, log_rows.now_ms()))
     writer.write_batch([alarm, alarm], [])
     writer.write_batch([alarm], [])
     assert [(one.kind, one.position) for one in attempt_log.alarms()] == [("records_skipped", 9)]
@@ -391,12 +343,12 @@ def test_an_alarm_is_kept_once_until_it_is_acknowledged(
 def test_a_batch_with_a_refused_row_leaves_nothing(
     writer: AttemptWriter, attempt_log: AttemptLog, settings: Settings
 ) -> None:
-    good = _delivery()
-    bad = _queued(_delivery())
+    good = log_rows.delivery()
+    bad = log_rows.queued(log_rows.delivery())
     assert bad.delivery is not None
     broken = replace(bad, delivery=bad.delivery._replace(status="no such status"))
     with pytest.raises(ValuesRefused) as caught:
-        writer.write_batch([_queued(good), broken], [Progress(settings.topics.attempts, 9, 1, 9)])
+        writer.write_batch([log_rows.queued(good), broken], [Progress(settings.topics.attempts, 9, 1, 9)])
     assert "no such status" not in str(caught.value)
     assert attempt_log.delivery(good.webhook_id) is None
 
@@ -404,67 +356,5 @@ def test_a_batch_with_a_refused_row_leaves_nothing(
 def test_a_schema_that_is_not_there_is_ours_and_not_the_rows(stack: Any) -> None:
     unmigrated = Database(stack.database_url)
     with pytest.raises(StoreUnavailable):
-        AttemptWriter(unmigrated).write_batch([_queued(_delivery())], [])
+        AttemptWriter(unmigrated).write_batch([log_rows.queued(log_rows.delivery())], [])
     unmigrated.close()
-
-
-# -- days
-
-
-def test_days_are_made_ahead_and_take_over_what_the_default_partition_holds(
-    fresh_settings: Any, attempt_log: AttemptLog
-) -> None:
-    settings = fresh_settings()
-    database = Database(settings.database_url.get_secret_value())
-    writer, log, today = AttemptWriter(database), AttemptLog(database, settings.topics), _today()
-    tomorrow = _delivery(accepted_ms=_now_ms() + 86_400_000)
-    absurd = _delivery(accepted_ms=253_402_300_799_999)
-    writer.write_batch([_queued(tomorrow), _tried(tomorrow, 1), _queued(absurd)], [])
-    assert _partition_of(database, tomorrow) == "deliveries_default"
-    LogPartitions(database, 90).ensure([today - timedelta(days=2), date(9999, 12, 31), date(1970, 1, 1)], today)
-    LogPartitions(database, 90).ensure([], today)
-    assert _partition_of(database, tomorrow) == f"deliveries_{today + timedelta(days=1):%Y%m%d}"
-    assert _partition_of(database, absurd) == "deliveries_default"
-    found = log.delivery(tomorrow.webhook_id)
-    assert found is not None
-    assert len(found.attempts) == 1
-    with database.transaction() as connection:
-        names = connection.execute(text("select relname from pg_class where relname ~ '^deliveries_[0-9]+$'")).scalars()
-        days = {name[-8:] for name in names}
-    assert days == {f"{today + timedelta(days=n):%Y%m%d}" for n in (-2, 0, 1, 2, 3)}
-    database.close()
-
-
-def test_what_is_older_than_the_retention_is_dropped(fresh_settings: Any) -> None:
-    settings = fresh_settings()
-    database = Database(settings.database_url.get_secret_value())
-    writer, log, today = AttemptWriter(database), AttemptLog(database, settings.topics), _today()
-    days_ago = [_delivery(webhook_id=f"{n} days", accepted_ms=_now_ms() - n * 86_400_000) for n in (0, 5, 20, 400)]
-    LogPartitions(database, 30).ensure([today - timedelta(days=n) for n in (5, 20)], today)
-    writer.write_batch([_queued(delivery) for delivery in days_ago], [])
-    dropped = LogPartitions(database, 10).drop_old(today)
-    assert dropped == [f"{table}_{today - timedelta(days=20):%Y%m%d}" for table in ("attempts", "deliveries", "events")]
-    assert [log.delivery(delivery.webhook_id) is not None for delivery in days_ago] == [True, True, False, False]
-    assert LogPartitions(database, 10).drop_old(today) == []
-    database.close()
-
-
-def _partition_of(database: Database, delivery: Delivery) -> str:
-    with database.transaction() as connection:
-        query = text("select tableoid::regclass::text from deliveries where id = :id")
-        return str(connection.execute(query, {"id": delivery.webhook_id}).scalar_one())
-
-
-def test_a_status_look_up_reads_few_partitions(database: Database, writer: AttemptWriter) -> None:
-    """The time in our ids leaves one day, or two around midnight."""
-    delivery = _delivery()
-    LogPartitions(database, 90).ensure([_today() - timedelta(days=n) for n in range(10)], _today())
-    writer.write_batch([_queued(delivery)], [])
-    at = to_datetime(delivery.accepted_ms)
-    hour = timedelta(hours=1)
-    query = text("explain select * from deliveries where id = :id and accepted_at between :since and :until")
-    with database.transaction() as connection:
-        values = {"id": delivery.webhook_id, "since": at - hour, "until": at + hour}
-        plan = "\n".join(connection.execute(query, values).scalars())
-    assert plan.count("Index Scan") in (1, 2)
-    assert "Seq Scan" not in plan

@@ -89,7 +89,8 @@ async def raced(
         line += f", {race.compared} requests compared with them, {len(findings)} findings"
         print(line, *trial.struck, verdict, *findings[:20], sep="\n")
         figures.add(trial.struck, verdict)
-        figures.say("\n".join([line, *(f"finding: {one}" for one in findings[:20])]))
+        for said in (line, *(f"finding: {one}" for one in findings[:20])):
+            figures.say(said)
         assert parked > 0
         assert race.compared > 0
         assert verdict.ok, f"FAULTS_SEED={SEED}\n{verdict}"
