@@ -117,6 +117,26 @@ class Load:
             stop.set()
             await asyncio.gather(*producers)
 
+    @asynccontextmanager
+    async def favour(self) -> AsyncIterator[None]:
+        """In the block each endpoint is sent one event a second that succeeds, as its breaker likes it."""
+        stop = asyncio.Event()
+
+        async def keep(subscription_id: str, event_type: str) -> None:
+            while not stop.is_set():
+                await self.ingest(subscription_id, event_type, succeeds=True)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await stop.wait()
+
+        wanted = [*((one, _ONE) for one in self.endpoints), *((one, _WIDE) for one in self._wide)]
+        keepers = [asyncio.create_task(keep(*one)) for one in wanted]
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(*keepers)
+
     async def burst(self, count: int, producers: int = 32) -> None:
         """So many events, each to one endpoint that takes it at once, as fast as they are answered."""
         takers = [await self.subscribe(f"clean-{number}", _PROBE) for number in range(FAN_OUT)]
@@ -164,9 +184,11 @@ class Load:
                 async with asyncio.timeout(self._dice.uniform(0.5, 1.5) * self._pause_s):
                     await stop.wait()
 
-    async def ingest(self, subscription_id: str, event_type: str = _ONE, tries: int = 1) -> str | None:
-        """One event to one subscription; gives its webhook id if there was a 202."""
-        number = self.next_event(may_become=1)
+    async def ingest(
+        self, subscription_id: str, event_type: str = _ONE, tries: int = 1, *, succeeds: bool = False
+    ) -> str | None:
+        """One event to one subscription; gives its webhook id if there was a 202. ``succeeds``: at once."""
+        number = self.next_event(may_become=1, succeeds=succeeds)
         told = await self._post(f"/ingest/{subscription_id}", number, event_type, tries)
         if told is None:
             return None
@@ -190,9 +212,9 @@ class Load:
         )
         return event_id
 
-    def next_event(self, may_become: int) -> int:
+    def next_event(self, may_become: int, *, succeeds: bool = False) -> int:
         """The number of a new event; until there is an answer, nobody knows what became of it."""
-        number = next(self._numbers)
+        number = next(one for one in self._numbers if not succeeds or status_for(one, attempt=1) == 200)
         # As no serialiser would write it: bytes that are read and written again are other bytes.
         padding = self._dice.randbytes(self._dice.randrange(_PADDING_MAX_BYTES // 2)).hex()
         body = f'{{"n":  {number}, "größe" : 1.50e1,"p":"{padding}" }}'.encode()

@@ -235,6 +235,19 @@ class Trial:
 
     # ---- the count
 
+    async def end_in_favour(self, within_s: float = SETTLES_WITHIN_S) -> None:
+        """Until what was accepted has ended, among events that succeed: no breaker keeps the last failures for minutes.
+
+        What is not in time, the count finds.
+        """
+        owed = self._owed()
+        deadline_s = time.monotonic() + within_s
+        async with self.load.favour():
+            while await asyncio.to_thread(self._left, owed) > 0:
+                if time.monotonic() > deadline_s:
+                    break
+                await asyncio.sleep(0.3)
+
     async def count(self, settles_within_s: float = SETTLES_WITHIN_S) -> Verdict:
         """Once everything has come to its end, or should have: whether it did."""
         await self._settle(settles_within_s)
@@ -252,20 +265,27 @@ class Trial:
 
     async def _settle(self, within_s: float) -> None:
         """Until nothing is left in any queue and all that was accepted has ended. What is not in time, is counted."""
-        owed = [one for sent in self.load.sent.values() for one in sent.owed]
+        owed = self._owed()
         deadline_s = time.monotonic() + within_s
         left: dict[str, int] = {}
         while time.monotonic() < deadline_s:
             try:
                 if not (left := await unfinished(self.settings, self._groups)):
-                    status = await asyncio.to_thread(statuses, self.settings)
-                    if all(status.get(one) in ENDED for one in owed):
+                    if not (count := await asyncio.to_thread(self._left, owed)):
                         return
-                    left = {"deliveries": sum(status.get(one) not in ENDED for one in owed)}
+                    left = {"deliveries": count}
             except (psycopg2.Error, KafkaError) as error:
                 left = {repr(error): 1}
             await asyncio.sleep(0.3)
         self.findings += [Finding("not finished in time", what, f"{count}") for what, count in left.items()]
+
+    def _owed(self) -> list[str]:
+        return [one for sent in self.load.sent.values() for one in sent.owed]
+
+    def _left(self, owed: Sequence[str]) -> int:
+        """How many of these deliveries have not ended."""
+        status = statuses(self.settings)
+        return sum(status.get(one) not in ENDED for one in owed)
 
     def _window(self, struck: Struck, traffic: Traffic) -> Window:
         """The fault with what it may repeat: as much as each process that was lost in it."""
