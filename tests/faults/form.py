@@ -13,7 +13,7 @@ LONG = os.environ.get("FAULTS") == "long"
 SEED = int(os.environ.get("FAULTS_SEED") or random.randrange(2**32))
 KILLS = int(os.environ.get("FAULTS_KILLS") or 200)
 STOPS = int(os.environ.get("FAULTS_STOPS") or 14)
-CLEAN_EVENTS = int(os.environ.get("FAULTS_EVENTS") or (100_000 if LONG else 5_000))
+CLEAN_EVENTS = int(os.environ.get("FAULTS_EVENTS") or (100_000 if LONG else 3_000))
 #: Events posted in a second; one in eight becomes seven deliveries.
 PER_SECOND = 80.0 if LONG else 40.0
 #: Kills between two counts.

@@ -82,6 +82,8 @@ async def raced(
         async with trial.load.running():
             await race.run(meanwhile)
             await race.last_events()
+        if not LONG:
+            await trial.end_in_favour()
         verdict = await trial.count()
         came_back, parked = await came_back_once(settings, trial.struck[0].began_s)
         findings = [*race.findings(), *came_back]

@@ -21,7 +21,7 @@ from tests.receiver import Receiver
 from tests.rows import rows
 from tests.system import API, SCHEDULER, SINK, STREAM, System, read_topic
 
-EVENTS = 12
+EVENTS = 8
 SUBSCRIPTIONS = 250
 #: 200 records a chunk: an event takes two, so a kill can fall between them.
 PAYLOAD_BYTES = 10_000

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from shared.kafka import ensure_topics
 from shared.records import Source, delivery_from_record
 from shared.settings import Settings
@@ -17,6 +19,7 @@ EVENTS = 400
 RATE = 50
 
 
+@pytest.mark.long_form
 async def test_a_scheduler_killed_in_a_resume_goes_on_from_its_cursor_and_the_stream_drops_what_comes_twice(
     fresh_settings: FreshSettings, tmp_path: Path
 ) -> None:
