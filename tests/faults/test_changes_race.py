@@ -22,7 +22,7 @@ from tests.kafka_log import read_records
 from tests.own_stack import OwnStack
 from tests.system import API, SCHEDULER, SINK, STREAM
 
-PEACE_S = 60.0 if LONG else 5.0
+PEACE_S = 60.0 if LONG else 4.0
 STORM_S = 150.0 if LONG else 8.0
 KILLS = 24
 #: Of the load beside the race, events a second.

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from shared.broker import client_options
@@ -21,12 +22,13 @@ from tests.receiver import Receiver
 from tests.rows import rows
 from tests.system import API, SCHEDULER, SINK, STREAM, System, read_topic
 
-EVENTS = 8
+EVENTS = 12
 SUBSCRIPTIONS = 250
 #: 200 records a chunk: an event takes two, so a kill can fall between them.
 PAYLOAD_BYTES = 10_000
 
 
+@pytest.mark.long_form
 async def test_a_worker_killed_while_it_fans_out_loses_no_delivery(
     fresh_settings: FreshSettings, tmp_path: Path
 ) -> None:
