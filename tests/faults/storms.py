@@ -11,7 +11,7 @@ from tests.faults.schedule import storm
 from tests.faults.trial import Trial
 from tests.system import API, PROGRAMS, SCHEDULER, SINK, STREAM
 
-# To start one takes seconds of CPU.
+# Fewer in the short form: to start one takes seconds of CPU.
 WORKERS = (STREAM, f"{STREAM}#2", f"{STREAM}#3") if LONG else (STREAM, f"{STREAM}#2")
 OTHERS = (SCHEDULER, f"{SCHEDULER}#2", SINK, f"{SINK}#2") if LONG else (SCHEDULER, f"{SCHEDULER}#2", SINK)
 #: One API: its producers know one address.

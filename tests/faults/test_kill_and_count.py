@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.faults.counted import counted
 from tests.faults.figures import Figures
 from tests.faults.form import CLEAN_EVENTS, KILLS, KILLS_PER_ROUND, PER_SECOND, ROUNDS, SEED, STOPS
 from tests.faults.schedule import LONG_STOP_S, STOP_S, Fault, one_each, rounds
@@ -17,7 +18,7 @@ from tests.system import PROGRAMS
 
 @pytest.mark.short_form
 async def test_each_process_is_hit_once_and_nothing_is_lost(own_stack: OwnStack, figures: Figures) -> None:
-    await killed_and_counted(own_stack, figures, SEED, one_each(SEED, victims(own_stack)), soon=True)
+    await killed_and_counted(own_stack, figures, SEED, one_each(SEED, victims(own_stack)))
 
 
 @pytest.mark.long_form
@@ -50,13 +51,8 @@ async def test_a_clean_run_repeats_nothing_and_has_one_row_for_each_event(
         assert verdict.ended == {"succeeded": CLEAN_EVENTS}
 
 
-async def killed_and_counted(
-    own_stack: OwnStack, figures: Figures, seed: int, faults: Sequence[Fault], *, soon: bool = False
-) -> None:
-    """One load, all these faults while it runs, one of its subscriptions deleted, and the count.
-
-    ``soon``: see `Trial.end_in_favour`.
-    """
+async def killed_and_counted(own_stack: OwnStack, figures: Figures, seed: int, faults: Sequence[Fault]) -> None:
+    """One load, all these faults while it runs, one of its subscriptions deleted, and the count."""
     print(f"FAULTS_SEED={SEED}")
     async with Trial(own_stack, await own_stack.fresh_settings(), seed, per_second=PER_SECOND) as trial:
         async with trial.load.running():
@@ -64,14 +60,7 @@ async def killed_and_counted(
             async with asyncio.TaskGroup() as together:
                 together.create_task(trial.load.delete_one())
                 together.create_task(trial.play(faults[len(faults) // 2 :]))
-        if soon:
-            await trial.end_in_favour()
-        verdict = await trial.count()
-        for one, (window, repeats) in zip(trial.struck, verdict.repeats, strict=True):
-            print(f"{one}, {repeats} repeated, at most {window.bound}")
-        print(verdict)
-        figures.add(trial.struck, verdict)
-        assert verdict.ok, f"FAULTS_SEED={SEED}\n{verdict}"
+        await counted(trial, figures)
 
 
 def victims(own_stack: OwnStack) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ SHORT = (Harm(CUT, KAFKA, 2), Harm(STALL, KAFKA, 2, (STREAM,)), Harm(STALL, POST
 
 @pytest.mark.short_form
 async def test_a_network_that_fails_loses_nothing(proxied_stack: ProxiedStack, figures: Figures) -> None:
-    await harmed_and_counted(proxied_stack, figures, SHORT, soon=True)
+    await harmed_and_counted(proxied_stack, figures, SHORT)
 
 
 @pytest.mark.long_form
@@ -66,10 +66,8 @@ async def test_a_network_that_fails_for_long_loses_nothing(
     await harmed_and_counted(proxied_stack, figures, [harm for harm in LONG[what] if harm.store in proxied_stack.names])
 
 
-async def harmed_and_counted(
-    stack: ProxiedStack, figures: Figures, harms: Sequence[Harm], *, soon: bool = False
-) -> None:
-    """One load, all this harm while it runs, and the count. ``soon``: see `Trial.end_in_favour`."""
+async def harmed_and_counted(stack: ProxiedStack, figures: Figures, harms: Sequence[Harm]) -> None:
+    """One load, all this harm while it runs, and the count."""
     settings = await stack.fresh_settings()
     print(f"FAULTS_SEED={SEED}")
     async with Trial(stack, settings, SEED, system=stack.system(settings)) as trial:
@@ -79,8 +77,6 @@ async def harmed_and_counted(
                 async with trial.fault(harm.store, harm.kind, sufferers=PROGRAMS):
                     await do(harm, stack)
                 print(trial.struck[-1])
-        if soon:
-            await trial.end_in_favour()
         await counted(trial, figures)
 
 
