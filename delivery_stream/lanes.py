@@ -108,6 +108,7 @@ class Lanes(Generic[_E]):
         self.loud: set[Lane[_E]] = set()
         self._unconfirmed = 0
         self._apart = 0
+        self._overdue = 0
         self._busy_lanes = 0
         self._ticked_s: float | None = None
         self._held_up_s = 0.0
@@ -172,7 +173,7 @@ class Lanes(Generic[_E]):
         if must_wait and lane.wait_s(now_s) > self._patience_s and not self._is_our_fault(lane, now_s):
             return Verdict.WAIT
         if crowded and len(lane.queue) >= _CROWDED_QUEUE_MAX:
-            return Verdict.WAIT
+            return Verdict.FULL if self._is_cold(lane) else Verdict.WAIT
         if (
             len(lane.queue) >= QUEUE_MAX
             or self.waiting >= WAITING_MAX
@@ -203,6 +204,7 @@ class Lanes(Generic[_E]):
         flight.over, lane = True, flight.lane
         self._apart -= lane.apart
         lane.overdue -= flight.old
+        self._overdue -= flight.old
         lane.ended(entry, health, now_s, asked_s=asked_s, ours_s=self._held_up_s - flight.held_up_s)
         if not lane.in_flight:
             self._busy_lanes -= 1
@@ -282,6 +284,10 @@ class Lanes(Generic[_E]):
         known_bad = lane.failing or lane.slow
         return lane.apart and self._apart >= (max(self._max_apart // 2, 1) if known_bad else self._max_apart)
 
+    def _is_cold(self, lane: Lane[_E]) -> bool:
+        """Nobody had the time to answer yet, as after a start: in `SLOW_S` at most it is known who does not."""
+        return not (lane.failing or lane.slow or lane.overdue) and 2 * self._overdue < self._apart
+
     def _queue(self, entry: _E, lane: Lane[_E], now_s: float) -> None:
         entry.queued_s = now_s
         lane.queue.append(entry)
@@ -334,6 +340,7 @@ class Lanes(Generic[_E]):
             if not flight.over:
                 flight.old = True
                 flight.lane.overdue += 1
+                self._overdue += 1
                 self._look_again(flight.lane)
 
     def _look_again(self, lane: Lane[_E]) -> None:

@@ -131,7 +131,10 @@ class Bench:
             if count != seen:
                 seen, progress_s = count, loop.time()
             if loop.time() - progress_s > _SILENCE_S or any(one.ended for one in processes):
-                raise RuntimeError(f"{count} of {wanted} arrived, and no more\n{self._line.tail()}")
+                put_off = await self._line.records(*self._line.tiers)
+                raise RuntimeError(
+                    f"{count} of {wanted} arrived, {put_off} were ever put off, and no more\n{self._line.tail()}"
+                )
             await asyncio.sleep(_POLL_S)
         return count
 
