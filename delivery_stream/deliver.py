@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from delivery_stream.decision import (
     Answered,
@@ -84,7 +84,8 @@ async def deliver(delivery: Delivery, io: DeliverIO, ended: Callable[[Outcome], 
     ``ended`` hears the outcome as soon as the endpoint is free again. False: it was put off, and the same attempt will
     be asked for by another record.
     """
-    subscription = await subscription_of(delivery, io)
+    known = io.subscriptions.peek(delivery.subscription_id)
+    subscription = known.subscription if isinstance(known, Found) else await subscription_of(delivery, io)
     started_ms = io.clock.now_ms()
     outcome = await attempt(delivery, subscription, io, started_ms)
     ended(outcome)
@@ -107,9 +108,13 @@ async def conclude(
     """What follows from the outcome, confirmed by Kafka; as `deliver`."""
     known = subscription if isinstance(subscription, Subscription) else None
     decision = decide(outcome, delivery.attempt, schedule_for(known, io.schedule))
-    if isinstance(decision, Wait):
-        return await put_off(delivery, known, decision, io)
     now_ms = io.clock.now_ms()
+    if isinstance(decision, Wait):
+        if not outlived(delivery, now_ms, io):
+            await put_off([Waiting(delivery, known, decision)], io)
+            return False
+        outcome, started_ms = TooOld(), now_ms
+        decision = decide(outcome, delivery.attempt, io.schedule)
     what_happened = attempt_record(delivery, known, outcome, decision, started_ms, now_ms)
     hop = next_hop(delivery, outcome, decision, now_ms, io.topics)
     _attempted.say(_facts(what_happened, decision))
@@ -118,14 +123,38 @@ async def conclude(
     return not isinstance(decision, Park)
 
 
-async def put_off(delivery: Delivery, subscription: Subscription | None, wait: Wait, io: DeliverIO) -> bool:
-    """Its turn has not come: into a tier, no attempt counted; returns once Kafka has confirmed. True: it ends instead.
+class Waiting(NamedTuple):
+    """A delivery whose turn has not come, its subscription as far as it is known, and how long it waits."""
+
+    delivery: Delivery
+    subscription: Subscription | None
+    wait: Wait
+
+
+async def put_off(several: Sequence[Waiting], io: DeliverIO) -> None:
+    """Each into a tier, no attempt counted; returns once Kafka has confirmed all.
 
     A delivery that waits for ever ends by its age, or by the number of its waits.
     """
     now_ms = io.clock.now_ms()
-    if expired(delivery, now_ms, io) or delivery.waits >= WAITS_MAX:
-        return await conclude(delivery, subscription, TooOld(), now_ms, io)
+    waiting = [one for one in several if not outlived(one.delivery, now_ms, io)]
+    pairs = [_waiting_records(one, now_ms, io) for one in waiting]
+    try:
+        await io.publish([record for pair in pairs for record in pair if record is not None])
+    except RecordTooLarge:
+        for one, (what_happened, hop) in zip(waiting, pairs, strict=True):
+            await _publish(one.delivery, what_happened, hop, io)
+    for one in waiting:
+        metrics.WAITS[one.wait.reason].inc()
+        metrics.DEFERRED_SECONDS.inc(one.wait.wait_s)
+    for one in several:
+        if outlived(one.delivery, now_ms, io):
+            await conclude(one.delivery, one.subscription, TooOld(), now_ms, io)
+
+
+def _waiting_records(one: Waiting, now_ms: int, io: DeliverIO) -> tuple[Record | None, Record]:
+    """What the attempt log shall say of it, and its next hop."""
+    delivery, subscription, wait = one
     # An endpoint's pace is a guess; everything else is kept to the point.
     guess = wait.reason == "busy"
     delay_s = io.schedule.rough_tier(wait.wait_s) if guess else io.schedule.wait_tier(wait.wait_s)
@@ -138,10 +167,7 @@ async def put_off(delivery: Delivery, subscription: Subscription | None, wait: W
     # The first, the second, the fourth, the eighth wait and so on: a log that a long outage does not fill.
     shown = not later.waits & later.waits - 1
     what_happened = waiting_record(later, subscription, wait, now_ms).to_record(io.topics.attempts) if shown else None
-    await _publish(delivery, what_happened, later.to_record(io.topics.tier(delay_s)), io)
-    metrics.WAITS[wait.reason].inc()
-    metrics.DEFERRED_SECONDS.inc(wait.wait_s)
-    return False
+    return what_happened, later.to_record(io.topics.tier(delay_s))
 
 
 async def subscription_of(delivery: Delivery, io: DeliverIO) -> Subscription | Unreachable | None:
@@ -158,6 +184,11 @@ async def subscription_of(delivery: Delivery, io: DeliverIO) -> Subscription | U
 def expired(delivery: Delivery, now_ms: int, io: DeliverIO) -> bool:
     """Older than a delivery may become."""
     return delivery.age_ms(now_ms) > io.max_event_age_s * 1000
+
+
+def outlived(delivery: Delivery, now_ms: int, io: DeliverIO) -> bool:
+    """It may not wait any more."""
+    return expired(delivery, now_ms, io) or delivery.waits >= WAITS_MAX
 
 
 async def attempt(
@@ -338,13 +369,13 @@ def _text(body: bytes) -> str:
 
 
 def _steps(timings: Timings) -> dict[str, float] | None:
-    steps = {
-        "dns": timings.dns_ms,
-        "connect": timings.connect_ms,
-        "tls": timings.tls_ms,
-        "first_byte": timings.first_byte_ms,
-    }
-    return {name: round(ms, 3) for name, ms in steps.items() if ms is not None} or None
+    steps: dict[str, float] = {}
+    if timings.connect_ms is not None or timings.dns_ms is not None:
+        made = {"dns": timings.dns_ms, "connect": timings.connect_ms, "tls": timings.tls_ms}
+        steps = {name: round(ms, 3) for name, ms in made.items() if ms is not None}
+    if timings.first_byte_ms is not None:
+        steps["first_byte"] = round(timings.first_byte_ms, 3)
+    return steps or None
 
 
 def _wait_ms(decision: RetryIn) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiokafka import ConsumerRecord
 
 from delivery_stream.decision import Outcome, Wait
-from delivery_stream.deliver import DeliverIO, deliver, keep, put_off
+from delivery_stream.deliver import DeliverIO, Waiting, deliver, keep, put_off
 from delivery_stream.intake import Astray, IntakeIO
 from shared.records import Delivery
 from shared.subscriptions import Absent, Found, Subscription
@@ -51,9 +51,12 @@ class Deliveries:
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]:
         return keep(delivery, subscription, self._io)
 
-    async def put_off(self, delivery: Delivery, wait: Wait) -> bool:
-        known = self.peek(delivery.subscription_id)
-        return await put_off(delivery, known.subscription if isinstance(known, Found) else None, wait, self._io)
+    async def put_off(self, several: Sequence[tuple[Delivery, Wait]]) -> None:
+        await put_off([Waiting(one, self._known(one.subscription_id), wait) for one, wait in several], self._io)
+
+    def _known(self, subscription_id: str) -> Subscription | None:
+        known = self.peek(subscription_id)
+        return known.subscription if isinstance(known, Found) else None
 
     async def rehome(self, astray: Astray) -> bool:
         return await self._intake.rehome(astray)

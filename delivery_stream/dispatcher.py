@@ -51,7 +51,7 @@ class Delivers(Protocol):
 
     def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> Awaitable[bool]: ...
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]: ...
-    async def put_off(self, delivery: Delivery, wait: Wait) -> bool: ...
+    async def put_off(self, several: Sequence[tuple[Delivery, Wait]]) -> None: ...
     async def rehome(self, astray: Astray) -> bool: ...
     async def bury(self, record: ConsumerRecord, reason: str) -> None: ...
     def peek(self, subscription_id: str) -> Found | Absent | None: ...
@@ -236,7 +236,9 @@ class Dispatcher:
             if not held.tracker.received(record.offset):
                 continue
             if isinstance(what, Delivery):
-                await self._enter(_Entry.of(what, record.offset, held))
+                entry = _Entry.of(what, record.offset, held)
+                if not self._admit(entry):
+                    await self._enter(entry)
             else:
                 await self._aside_slots.acquire()
                 self._start(self._aside(record, what, held), held)
@@ -372,12 +374,12 @@ class Dispatcher:
         if held.revoked or self._draining:
             # Received and never done: the next owner starts with them.
             return
-        for wait in waits:
-            self._start(self._wait_elsewhere(wait), held)
+        self._start(self._wait_elsewhere(waits), held)
 
-    async def _wait_elsewhere(self, wait: PutOff[_Entry]) -> None:
-        await self._io.put_off(wait.entry.delivery, Wait(wait.wait_s, wait.reason))
-        self._done(wait.entry)
+    async def _wait_elsewhere(self, waits: Sequence[PutOff[_Entry]]) -> None:
+        await self._io.put_off([(wait.entry.delivery, Wait(wait.wait_s, wait.reason)) for wait in waits])
+        for wait in waits:
+            self._done(wait.entry)
 
     async def _aside(self, record: ConsumerRecord, what: Astray | Unreadable, held: _Held) -> None:
         """A slot is taken already; it is given back."""

@@ -84,6 +84,7 @@ class Lane(Generic[_Q]):
         "shown",
         "shown_s",
         "slow",
+        "window",
         "window_max",
     )
 
@@ -107,7 +108,7 @@ class Lane(Generic[_Q]):
         #: Its `state` when people were last told of it, and when that was; None: not since it is ours.
         self.shown: tuple[BreakerState, bool] | None = None
         self.shown_s = now_s
-        self._window = float(min(FIRST_WINDOW, window_max))
+        self._set_window(min(FIRST_WINDOW, window_max))
         self._doubles = True  # the window doubles with each round trip until there was trouble once
         self._answered_s = 0.0
         self._shrunk_s = -1.0
@@ -127,7 +128,7 @@ class Lane(Generic[_Q]):
         """The subscription's own limits, as they are now."""
         if window_max != self.window_max:
             self.window_max = window_max
-            self._window = min(self._window, float(window_max))
+            self._set_window(min(self._window, window_max))
         if (self._bucket.rate if self._bucket else None) != rate:
             self._bucket = TokenBucket(rate, now_s) if rate else None
             self._slot_s = 0.0
@@ -137,11 +138,6 @@ class Lane(Generic[_Q]):
     @property
     def in_flight(self) -> int:
         return len(self._since_s)
-
-    @property
-    def window(self) -> int:
-        """How many may be under way at once, at present."""
-        return max(int(self._window), 1)
 
     @property
     def trusted(self) -> bool:
@@ -214,14 +210,21 @@ class Lane(Generic[_Q]):
 
     def _grow(self) -> None:
         """Only what is used grows: an endpoint that needs two at once and dies shall not hang with a hundred."""
-        step = 1.0 if self._doubles else 1.0 / self._window
-        self._window = min(self._window + step, float(self.window_max))
+        if self._window < self.window_max:
+            step = 1.0 if self._doubles else 1.0 / self._window
+            self._set_window(min(self._window + step, self.window_max))
 
     def _shrink(self, started_s: float, now_s: float) -> None:
         """Once a round trip: requests that were under way together tell one thing and not several."""
         self.slow, self._doubles = True, False
         if started_s > self._shrunk_s:
-            self._window, self._shrunk_s = max(self._window / 2, 1.0), now_s
+            self._set_window(max(self._window / 2, 1.0))
+            self._shrunk_s = now_s
+
+    def _set_window(self, window: float) -> None:
+        self._window = float(window)
+        #: How many may be under way at once, at present.
+        self.window = max(int(window), 1)
 
     # ---- what has to wait -------------------------------------------------------------------------------------------
 
@@ -280,7 +283,9 @@ class Lane(Generic[_Q]):
     @property
     def state(self) -> tuple[BreakerState, bool]:
         """What people want to see of it: the breaker (a probe is not worth a word), and whether it is slow."""
-        return "closed" if self.breaker.state == "closed" else "open", self.slow
+        if self.breaker.state == "closed":
+            return ("closed", True) if self.slow else QUIET
+        return "open", self.slow
 
     @property
     def words(self) -> tuple[Literal["open", "slow"], ...]:

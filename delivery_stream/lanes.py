@@ -164,7 +164,7 @@ class Lanes(Generic[_E]):
 
     def admit(self, entry: _E, lane: Lane[_E], now_s: float) -> Verdict:
         """Whether it starts, waits for its turn, or must wait elsewhere (`put_off`)."""
-        if not entry.waits and lane.has_backlog(now_s):
+        if lane.has_backlog(now_s) and not entry.waits:
             return Verdict.WAIT
         if not lane.queue and self._may_start(lane, now_s):
             return Verdict.START
@@ -216,7 +216,10 @@ class Lanes(Generic[_E]):
         state = lane.state
         if state != lane.shown and lane.proven:
             self._changed.add(lane)
-        (self.loud.discard if state == QUIET else self.loud.add)(lane)
+        if state == QUIET:
+            self.loud.discard(lane)
+        else:
+            self.loud.add(lane)
 
     def confirmed(self) -> None:
         """What came of an ended request is on record."""
@@ -281,8 +284,10 @@ class Lanes(Generic[_E]):
 
     def _crowded(self, lane: Lane[_E]) -> bool:
         """Too many that may take long are under way; who fails or is slow leaves room for who is only unknown."""
+        if not lane.apart:
+            return False
         known_bad = lane.failing or lane.slow
-        return lane.apart and self._apart >= (max(self._max_apart // 2, 1) if known_bad else self._max_apart)
+        return self._apart >= (max(self._max_apart // 2, 1) if known_bad else self._max_apart)
 
     def _is_cold(self, lane: Lane[_E]) -> bool:
         """Nobody had the time to answer yet, as after a start: in `SLOW_S` at most it is known who does not."""

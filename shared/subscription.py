@@ -115,6 +115,8 @@ class Subscription:
         """All of these make v1 signatures, the newest first; empty: v1 is not asked for."""
         if "v1" not in self.signing_versions:
             return ()
+        if not self.previous_signing_keys:
+            return self.signing_keys
         return self.signing_keys + tuple(old.key for old in self.previous_signing_keys if now_ms < old.until_ms)
 
     def private_keys_at(self, now_ms: int) -> tuple[bytes, ...]:

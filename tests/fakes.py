@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiokafka import ConsumerRecord
 
@@ -44,9 +44,8 @@ class Handled:
         self.kept.append(delivery)
         return True
 
-    async def put_off(self, delivery: Delivery, wait: Wait) -> bool:
-        self.put_offs.append((delivery, wait))
-        return False
+    async def put_off(self, several: Sequence[tuple[Delivery, Wait]]) -> None:
+        self.put_offs += several
 
     async def rehome(self, astray: Astray) -> bool:
         self.rehomed.append(astray)

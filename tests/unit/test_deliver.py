@@ -18,9 +18,21 @@ from delivery_stream.decision import (
     RetryIn,
     Timings,
     TooOld,
+    Wait,
 )
-from delivery_stream.deliver import DeliverIO, Knows, attempt, attempt_record, next_hop, schedule_for
+from delivery_stream.deliver import (
+    WAITS_MAX,
+    DeliverIO,
+    Knows,
+    Waiting,
+    attempt,
+    attempt_record,
+    next_hop,
+    put_off,
+    schedule_for,
+)
 from shared.clock import SystemClock
+from shared.errors import RecordTooLarge
 from shared.records import Record, Source, delivery_from_record
 from shared.topics import RetrySchedule
 from tests.unit.examples import NOW_MS, TOPICS, delivery, subscription
@@ -121,17 +133,64 @@ class Works:
         return Answered(200)
 
 
-@pytest.mark.parametrize(("paused_hours", "outcome"), [(0, TooOld()), (0.9, TooOld()), (1.1, Answered(200))])
-async def test_a_pause_does_not_count_for_the_age(paused_hours: float, outcome: Outcome) -> None:
-    io = DeliverIO(
+class Log:
+    """A Kafka that takes at most so many bytes in a value."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.records: list[Record] = []
+        self.publishes = 0
+        self._most = most
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        self.publishes += 1
+        if any(len(record.value or b"") > self._most and record.topic != TOPICS.dead_letter for record in records):
+            raise RecordTooLarge("too large")
+        self.records += records
+
+    def topics_of(self, webhook_id: str) -> list[str]:
+        return [record.topic for record in self.records if webhook_id.encode() in str(record).encode()]
+
+
+def io_of(publish: Any) -> DeliverIO:
+    return DeliverIO(
         subscriptions=cast(Knows, None),
         sender=Works(),
-        publish=cast(Any, None),
+        publish=publish,
         clock=At(),
         topics=TOPICS,
         schedule=RetrySchedule((10,)),
         timeout_s=10,
         max_event_age_s=3600,
     )
+
+
+async def test_what_is_put_off_goes_together_and_what_may_not_wait_any_more_ends() -> None:
+    log = Log()
+    ids = ["first", "second", "too-old", "too-often"]
+    old_ms, often = NOW_MS - 2 * 3_600_000, WAITS_MAX
+    deliveries = [
+        delivery(webhook_id="first"),
+        delivery(webhook_id="second", waits=4),
+        delivery(webhook_id="too-old", accepted_ms=old_ms),
+        delivery(webhook_id="too-often", waits=often),
+    ]
+    await put_off([Waiting(one, subscription(), Wait(1.0, "breaker_open")) for one in deliveries], io_of(log.publish))
+    told, tier, dead = "webhooks.attempts", "webhooks.retry-1s", "webhooks.dead-letter"
+    # The fifth wait is no power of two: it is not told of.
+    assert [log.topics_of(one) for one in ids] == [[told, tier], [tier], [told, dead], [told, dead]]
+    assert log.publishes == 3, "one for all that wait, one for each that ends"
+    assert all(headers_of(record)["waits"] in ("1", "5") for record in log.records if record.topic == tier)
+
+
+async def test_one_that_is_too_large_for_its_next_hop_takes_no_other_with_it() -> None:
+    log = Log(most=1000)
+    deliveries = [delivery(webhook_id="small"), delivery(webhook_id="large", payload=b"x" * 1001)]
+    await put_off([Waiting(one, subscription(), Wait(1.0, "busy")) for one in deliveries], io_of(log.publish))
+    assert log.topics_of("small") == ["webhooks.attempts", "webhooks.retry-1s"]
+    assert log.topics_of("large") == ["webhooks.attempts", "webhooks.dead-letter"]
+
+
+@pytest.mark.parametrize(("paused_hours", "outcome"), [(0, TooOld()), (0.9, TooOld()), (1.1, Answered(200))])
+async def test_a_pause_does_not_count_for_the_age(paused_hours: float, outcome: Outcome) -> None:
     old = delivery(accepted_ms=NOW_MS - 2 * 3_600_000, paused_ms=int(paused_hours * 3_600_000))
-    assert await attempt(old, subscription(), io, NOW_MS) == outcome
+    assert await attempt(old, subscription(), io_of(None), NOW_MS) == outcome

@@ -143,6 +143,26 @@ def test_when_all_slots_are_taken_by_quick_endpoints_nothing_overflows() -> None
     assert verdicts[-1] is Verdict.FULL
 
 
+def _backlog(bench: Bench, now_s: float) -> list[Verdict]:
+    """A hundred for each of twenty endpoints."""
+    return [bench.send(f"new-{number}", now_s) for _ in range(100) for number in range(20)]
+
+
+def test_after_a_start_a_backlog_for_endpoints_nobody_knows_yet_is_back_pressure() -> None:
+    verdicts = _backlog(Bench(max_in_flight=40), 0.0)
+    assert Verdict.WAIT not in verdicts
+    assert verdicts[-1] is Verdict.FULL
+
+
+def test_and_once_most_of_them_had_the_time_to_answer_and_did_not_it_waits_elsewhere() -> None:
+    bench = Bench(max_in_flight=40)
+    _backlog(bench, 0.0)
+    bench.tick(1.1)
+    verdicts = _backlog(bench, 1.1)
+    assert Verdict.FULL not in verdicts
+    assert verdicts[-1] is Verdict.WAIT
+
+
 def test_what_waited_for_a_dead_endpoint_is_put_off_when_its_patience_ends() -> None:
     bench = Bench()
     for _ in range(10):
