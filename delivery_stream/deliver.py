@@ -384,7 +384,7 @@ def _wait_ms(decision: RetryIn) -> int:
 
 def _count(happened: Attempt) -> None:
     if happened.outcome is not None:
-        metrics.ATTEMPTS[happened.outcome].inc()
+        metrics.ATTEMPTS.inc(happened.outcome)
     if happened.duration_ms is not None:
         metrics.ATTEMPT_SECONDS.observe(happened.duration_ms / 1000)
 

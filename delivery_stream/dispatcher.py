@@ -89,17 +89,14 @@ class _Entry:
     held: _Held
     #: One text, which the garbage collector passes over: hundreds of thousands are remembered.
     attempt_key: str
+    size_bytes: int
     queued_s: float = 0.0
     timeout_s: float = TIMEOUT_MAX_S
 
     @classmethod
     def of(cls, delivery: Delivery, offset: int, held: _Held) -> _Entry:
         key = f"{delivery.subscription_id} {delivery.webhook_id} {delivery.run} {delivery.attempt}"
-        return cls(delivery, offset, held, key)
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.delivery.payload) + 1000
+        return cls(delivery, offset, held, key, len(delivery.payload) + 1000)
 
     @property
     def waits(self) -> int:

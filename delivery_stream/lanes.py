@@ -41,9 +41,7 @@ class Entry(Protocol):
     queued_s: float
     #: Of its request, from start to end.
     timeout_s: float
-
-    @property
-    def size_bytes(self) -> int: ...
+    size_bytes: int
 
     @property
     def waits(self) -> int:

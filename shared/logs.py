@@ -52,6 +52,10 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
+#: What a line at INFO will be made of: milliseconds since 1970, the logger's name, the event, its facts.
+_Said = tuple[int, str, str, Mapping[str, object]]
+
+
 class Together(logging.Handler):
     """Writes lines to ``stream``, some at a time; from WARNING up at once, with all that came before.
 
@@ -63,7 +67,7 @@ class Together(logging.Handler):
         self.setFormatter(form)
         self._form = form
         self._stream = stream
-        self._lines: list[str] = []
+        self._lines: list[str | _Said] = []
         self._waiting = threading.Event()
         threading.Thread(target=self._write_regularly, name="log lines", daemon=True).start()
 
@@ -76,10 +80,13 @@ class Together(logging.Handler):
             self.flush()
 
     def info(self, logger: str, event: str, facts: Mapping[str, object]) -> None:
-        """A line without a LogRecord. Raises TypeError for a text that is no Unicode."""
-        self._add(self._form.line(time.time_ns() // 1_000_000, "INFO", logger, event, facts))
+        """A line without a LogRecord, whose text is made when it is written: many in a row cost half.
 
-    def _add(self, line: str) -> None:
+        Nobody may change ``facts`` afterwards.
+        """
+        self._add((time.time_ns() // 1_000_000, logger, event, facts))
+
+    def _add(self, line: str | _Said) -> None:
         with self.lock:  # type: ignore[union-attr] # every handler has one once it is made
             self._lines.append(line)
             if len(self._lines) >= _TOGETHER_MAX:
@@ -93,10 +100,19 @@ class Together(logging.Handler):
             lines, self._lines = self._lines, []
             if lines:
                 try:
-                    self._stream.write("\n".join(lines) + "\n")
+                    self._stream.write("\n".join(map(self._text, lines)) + "\n")
                     self._stream.flush()
                 except (OSError, ValueError):
                     return
+
+    def _text(self, line: str | _Said) -> str:
+        if isinstance(line, str):
+            return line
+        at_ms, logger, event, facts = line
+        try:
+            return self._form.line(at_ms, "INFO", logger, event, facts)
+        except TypeError:  # a text that is no Unicode
+            return self._form.line(at_ms, "INFO", logger, event, {"unwritten": ascii(facts)})
 
     def _write_regularly(self) -> None:
         while True:

@@ -154,6 +154,17 @@ def test_after_a_start_a_backlog_for_endpoints_nobody_knows_yet_is_back_pressure
     assert verdicts[-1] is Verdict.FULL
 
 
+def test_first_requests_that_take_a_moment_are_no_pace() -> None:
+    """A worker that starts opens hundreds of connections: what it has for an endpoint waits for the first answer."""
+    bench = Bench(max_in_flight=400)
+    bench.tick(0.1)
+    verdicts = [bench.send("new", 0.1) for _ in range(100)]
+    bench.tick(0.3)
+    verdicts += [bench.send("new", 0.3) for _ in range(100)]
+    assert Verdict.WAIT not in verdicts
+    assert len(bench.tick(1.2)) == 196, "and whoever does not answer has it put off"
+
+
 def test_and_once_most_of_them_had_the_time_to_answer_and_did_not_it_waits_elsewhere() -> None:
     bench = Bench(max_in_flight=40)
     _backlog(bench, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import orjson
 import pytest
@@ -32,7 +32,7 @@ class Stream(io.StringIO):
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
-    """What the root logger writes to, and nothing else."""
+    """What the root logger writes to."""
     made = Stream()
     handler = Together(made, JsonLines("stream-worker"))
     monkeypatch.setattr(logging.root, "handlers", [handler])
@@ -42,9 +42,24 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
     handler.close()
 
 
-def test_what_is_said_often_is_the_line_that_the_logger_would_have_written(stream: Stream) -> None:
+@pytest.fixture
+def alone(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, object]], None]:
+    """`Often.say` while nothing else listens, as in a process: pytest adds a handler of its own when a test begins."""
+    handler = logging.root.handlers[0]
+
+    def say(facts: Mapping[str, object]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(logging.root, "handlers", [handler])
+            Often(log, "attempted").say(facts)
+
+    return say
+
+
+def test_what_is_said_often_is_the_line_that_the_logger_would_have_written(
+    stream: Stream, alone: Callable[[Mapping[str, object]], None]
+) -> None:
     facts = {"webhook_id": "a", "status": 200, "error_class": None}
-    Often(log, "attempted").say(facts)
+    alone(facts)
     log.info("attempted", extra=facts)
     log.warning("flush")
     said, logged, _ = stream.lines()
@@ -55,6 +70,17 @@ def test_what_is_said_often_is_the_line_that_the_logger_would_have_written(strea
         == logged
         == {"level": "INFO", "process": "stream-worker", "logger": "tests.often", "event": "attempted", **facts}
     )
+
+
+def test_a_fact_that_is_no_unicode_costs_no_other_line(
+    stream: Stream, alone: Callable[[Mapping[str, object]], None]
+) -> None:
+    alone({"webhook_id": "\udc80"})
+    alone({"webhook_id": "a"})
+    log.warning("flush")
+    first, second, _ = stream.lines()
+    assert first["unwritten"] == r"{'webhook_id': '\udc80'}"
+    assert second["webhook_id"] == "a"
 
 
 async def test_lines_are_written_together_and_soon(stream: Stream) -> None:
