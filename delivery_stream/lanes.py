@@ -31,6 +31,8 @@ _OVERFLOW_A_TICK = 100
 #: Ticks that come later than this on the average: we are too slow ourselves, and no endpoint is to blame.
 _BUSY_LAG_S = 0.02
 _LAG_SMOOTHING = 0.2
+#: As late as we are said to be after a hand-over, when all that is new is opened and read at once: good for a second.
+_LAG_AT_FIRST_S = 1.0
 #: Lanes that are remembered; a forgotten one begins anew.
 LANES_MAX = 50_000
 
@@ -152,6 +154,7 @@ class Lanes(Generic[_E]):
         """After a hand-over: only these lanes go on; what the others had under way ends unseen."""
         for key in [key for key in self._lanes if not is_ours(key)]:
             self._forget(key)
+        self._lag_s = _LAG_AT_FIRST_S
 
     # ---- one record -------------------------------------------------------------------------------------------------
 

@@ -165,6 +165,19 @@ def test_first_requests_that_take_a_moment_are_no_pace() -> None:
     assert len(bench.tick(1.2)) == 196, "and whoever does not answer has it put off"
 
 
+def test_for_a_second_after_a_hand_over_an_endpoint_is_not_blamed_for_our_being_late() -> None:
+    bench = Bench()
+    bench.lanes.keep(lambda _key: True)
+    for now_s, verdict in ((0.0, Verdict.QUEUED), (2.0, Verdict.WAIT)):
+        bench.tick(now_s)
+        bench.send("new", now_s)
+        bench.end("new", now_s + 0.2)
+        verdicts = [bench.send("new", now_s + 0.2) for _ in range(120)]
+        assert verdicts[-1] is verdict
+        bench.end("new", now_s + 0.3)
+        bench.end("new", now_s + 0.4)
+
+
 def test_and_once_most_of_them_had_the_time_to_answer_and_did_not_it_waits_elsewhere() -> None:
     bench = Bench(max_in_flight=40)
     _backlog(bench, 0.0)
