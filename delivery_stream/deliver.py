@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from delivery_stream.decision import (
     Answered,
@@ -84,7 +87,7 @@ async def deliver(delivery: Delivery, io: DeliverIO, ended: Callable[[Outcome], 
     ``ended`` hears the outcome as soon as the endpoint is free again. False: it was put off, and the same attempt will
     be asked for by another record.
     """
-    known = io.subscriptions.peek(delivery.subscription_id)
+    known = io.subscriptions.peek(delivery.subscription_id)  # nearly always in memory: one coroutine less
     subscription = known.subscription if isinstance(known, Found) else await subscription_of(delivery, io)
     started_ms = io.clock.now_ms()
     outcome = await attempt(delivery, subscription, io, started_ms)
@@ -111,7 +114,7 @@ async def conclude(
     now_ms = io.clock.now_ms()
     if isinstance(decision, Wait):
         if not outlived(delivery, now_ms, io):
-            await put_off([Waiting(delivery, known, decision)], io)
+            await put_off([Waiting(delivery, known, decision)], now_ms, io)
             return False
         outcome, started_ms = TooOld(), now_ms
         decision = decide(outcome, delivery.attempt, io.schedule)
@@ -131,25 +134,24 @@ class Waiting(NamedTuple):
     wait: Wait
 
 
-async def put_off(several: Sequence[Waiting], io: DeliverIO) -> None:
+async def put_off(waiting: Sequence[Waiting], now_ms: int, io: DeliverIO) -> None:
     """Each into a tier, no attempt counted; returns once Kafka has confirmed all.
 
-    A delivery that waits for ever ends by its age, or by the number of its waits.
+    A delivery that waits for ever ends by its age, or by the number of its waits. Where the broker refuses one for its
+    size, the others may be written twice, as after a crash.
     """
-    now_ms = io.clock.now_ms()
-    waiting = [one for one in several if not outlived(one.delivery, now_ms, io)]
-    pairs = [_waiting_records(one, now_ms, io) for one in waiting]
+    ending = [one for one in waiting if outlived(one.delivery, now_ms, io)]
+    going_on = [one for one in waiting if not outlived(one.delivery, now_ms, io)] if ending else waiting
+    pairs = [_waiting_records(one, now_ms, io) for one in going_on]
     try:
         await io.publish([record for pair in pairs for record in pair if record is not None])
     except RecordTooLarge:
-        for one, (what_happened, hop) in zip(waiting, pairs, strict=True):
+        for one, (what_happened, hop) in zip(going_on, pairs, strict=True):
             await _publish(one.delivery, what_happened, hop, io)
-    for one in waiting:
+    for one in going_on:
         metrics.WAITS[one.wait.reason].inc()
         metrics.DEFERRED_SECONDS.inc(one.wait.wait_s)
-    for one in several:
-        if outlived(one.delivery, now_ms, io):
-            await conclude(one.delivery, one.subscription, TooOld(), now_ms, io)
+    await asyncio.gather(*(conclude(one.delivery, one.subscription, TooOld(), now_ms, io) for one in ending))
 
 
 def _waiting_records(one: Waiting, now_ms: int, io: DeliverIO) -> tuple[Record | None, Record]:
@@ -187,7 +189,7 @@ def expired(delivery: Delivery, now_ms: int, io: DeliverIO) -> bool:
 
 
 def outlived(delivery: Delivery, now_ms: int, io: DeliverIO) -> bool:
-    """It may not wait any more."""
+    """Too old, or put off `WAITS_MAX` times: it may not wait any more."""
     return expired(delivery, now_ms, io) or delivery.waits >= WAITS_MAX
 
 
@@ -389,15 +391,27 @@ def _count(happened: Attempt) -> None:
         metrics.ATTEMPT_SECONDS.observe(happened.duration_ms / 1000)
 
 
-def _facts(happened: Attempt, decision: Decision) -> dict[str, object]:
+class _Facts(msgspec.Struct, gc=False):
     """The one log line per attempt: identifiers and results, no payload and no secret."""
-    return {
-        "webhook_id": happened.webhook_id,
-        "subscription_id": happened.subscription_id,
-        "attempt": happened.attempt,
-        "run": happened.run,
-        "status": happened.http_status_code,
-        "error_class": happened.error_class,
-        "decision": type(decision).__name__,
-        "duration_ms": happened.duration_ms,
-    }
+
+    webhook_id: str
+    subscription_id: str
+    attempt: int
+    run: int
+    status: int | None
+    error_class: str | None
+    decision: str
+    duration_ms: float | None
+
+
+def _facts(happened: Attempt, decision: Decision) -> _Facts:
+    return _Facts(
+        happened.webhook_id,
+        happened.subscription_id,
+        happened.attempt,
+        happened.run,
+        happened.http_status_code,
+        happened.error_class,
+        type(decision).__name__,
+        happened.duration_ms,
+    )

@@ -51,8 +51,9 @@ class Deliveries:
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]:
         return keep(delivery, subscription, self._io)
 
-    async def put_off(self, several: Sequence[tuple[Delivery, Wait]]) -> None:
-        await put_off([Waiting(one, self._known(one.subscription_id), wait) for one, wait in several], self._io)
+    async def put_off(self, waiting: Sequence[tuple[Delivery, Wait]]) -> None:
+        several = [Waiting(one, self._known(one.subscription_id), wait) for one, wait in waiting]
+        await put_off(several, self._io.clock.now_ms(), self._io)
 
     def _known(self, subscription_id: str) -> Subscription | None:
         known = self.peek(subscription_id)

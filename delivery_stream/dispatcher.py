@@ -51,7 +51,7 @@ class Delivers(Protocol):
 
     def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> Awaitable[bool]: ...
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]: ...
-    async def put_off(self, several: Sequence[tuple[Delivery, Wait]]) -> None: ...
+    async def put_off(self, waiting: Sequence[tuple[Delivery, Wait]]) -> None: ...
     async def rehome(self, astray: Astray) -> bool: ...
     async def bury(self, record: ConsumerRecord, reason: str) -> None: ...
     def peek(self, subscription_id: str) -> Found | Absent | None: ...
@@ -137,7 +137,7 @@ class Dispatcher:
         self._held: dict[TopicPartition, _Held] = {}
         self._tasks: dict[asyncio.Task[None], _Held] = {}
         self._changed = asyncio.Event()
-        #: How many wait to be put off.
+        #: How many wait to be put off, or for Kafka to confirm that they are.
         self._put_offs = 0
         self._refill_at = 0
         self._pumping = False
@@ -179,8 +179,8 @@ class Dispatcher:
         self._held = {partition: _Held(Tracker(commit)) for partition, commit in partitions.items()}
         ours = {tp.partition for tp in partitions if tp.topic not in self._beside}
         count = self._io.partitions()
-        self._lanes.keep(lambda key: home_partition(key, count) in ours)
         self._progress_s = self._clock.monotonic_s()
+        self._lanes.keep(lambda key: home_partition(key, count) in ours, self._progress_s)
         self.joined = True
         self._watch.assigned({tp: commit.next_offset for tp, commit in partitions.items()})
         log.info("partitions assigned", extra={"partitions": [tp.partition for tp in partitions]})
@@ -365,16 +365,19 @@ class Dispatcher:
 
     def _put_off_all(self, held: _Held) -> None:
         waits, held.put_offs = held.put_offs[:_TOGETHER_MAX], held.put_offs[_TOGETHER_MAX:]
-        self._put_offs -= len(waits)
         if held.put_offs:
             asyncio.get_running_loop().call_soon(self._put_off_all, held)
         if held.revoked or self._draining:
             # Received and never done: the next owner starts with them.
+            self._put_offs -= len(waits)
             return
         self._start(self._wait_elsewhere(waits), held)
 
     async def _wait_elsewhere(self, waits: Sequence[PutOff[_Entry]]) -> None:
-        await self._io.put_off([(wait.entry.delivery, Wait(wait.wait_s, wait.reason)) for wait in waits])
+        try:
+            await self._io.put_off([(wait.entry.delivery, Wait(wait.wait_s, wait.reason)) for wait in waits])
+        finally:
+            self._put_offs -= len(waits)
         for wait in waits:
             self._done(wait.entry)
 

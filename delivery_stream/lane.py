@@ -317,13 +317,8 @@ class Lane(Generic[_Q]):
         return max(asked_s, self.breaker.open_s if self.breaker.wait_s(now_s) > 0 else 0.0)
 
     def _spacing_s(self, now_s: float) -> float:
-        """Between two departures. Who has not answered for a while is at least as slow as that.
-
-        Whoever never did yet has no pace before `SLOW_S`: its first requests open connections, often in a busy moment.
-        """
+        """Between two departures. Who has not answered for a while is at least as slow as that."""
         oldest_s = now_s - next(iter(self._since_s.values())) if self._since_s else 0.0
-        if not self.proven and oldest_s < SLOW_S:
-            oldest_s = 0.0
         at_once = self.window if self.slow or self.failing else min(_GROWTH * self.window, self.window_max)
         drain_s = max(self._latency_s, oldest_s) / at_once
         return max(drain_s, self._bucket.interval_s) if self._bucket else drain_s

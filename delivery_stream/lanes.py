@@ -31,8 +31,8 @@ _OVERFLOW_A_TICK = 100
 #: Ticks that come later than this on the average: we are too slow ourselves, and no endpoint is to blame.
 _BUSY_LAG_S = 0.02
 _LAG_SMOOTHING = 0.2
-#: As late as we are said to be after a hand-over, when all that is new is opened and read at once: good for a second.
-_LAG_AT_FIRST_S = 1.0
+#: After a hand-over all that is new is read and opened at once. So long, whoever waits is said to wait for us.
+_COLD_S = 2 * SLOW_S
 #: Lanes that are remembered; a forgotten one begins anew.
 LANES_MAX = 50_000
 
@@ -108,11 +108,13 @@ class Lanes(Generic[_E]):
         self.loud: set[Lane[_E]] = set()
         self._unconfirmed = 0
         self._apart = 0
-        self._overdue = 0
+        #: Requests under way that are older than `SLOW_S`.
+        self.overdue = 0
         self._busy_lanes = 0
         self._ticked_s: float | None = None
         self._held_up_s = 0.0
         self._lag_s = 0.0
+        self._cold_until_s = 0.0
         self.waiting = 0
         self.waiting_bytes = 0
 
@@ -150,11 +152,12 @@ class Lanes(Generic[_E]):
             self._lanes.move_to_end(key)
         return lane
 
-    def keep(self, is_ours: Callable[[str], bool]) -> None:
-        """After a hand-over: only these lanes go on; what the others had under way ends unseen."""
+    def keep(self, is_ours: Callable[[str], bool], now_s: float) -> None:
+        """After a hand-over: only these lanes go on, what the others had under way ends unseen, and for two seconds no
+        endpoint is blamed that had no time to answer."""
         for key in [key for key in self._lanes if not is_ours(key)]:
             self._forget(key)
-        self._lag_s = _LAG_AT_FIRST_S
+        self._cold_until_s = now_s + _COLD_S
 
     # ---- one record -------------------------------------------------------------------------------------------------
 
@@ -174,7 +177,7 @@ class Lanes(Generic[_E]):
         if must_wait and lane.wait_s(now_s) > self._patience_s and not self._is_our_fault(lane, now_s):
             return Verdict.WAIT
         if crowded and len(lane.queue) >= _CROWDED_QUEUE_MAX:
-            return Verdict.FULL if self._is_cold(lane) else Verdict.WAIT
+            return Verdict.FULL if self._is_cold(lane, now_s) else Verdict.WAIT
         if (
             len(lane.queue) >= QUEUE_MAX
             or self.waiting >= WAITING_MAX
@@ -205,7 +208,7 @@ class Lanes(Generic[_E]):
         flight.over, lane = True, flight.lane
         self._apart -= lane.apart
         lane.overdue -= flight.old
-        self._overdue -= flight.old
+        self.overdue -= flight.old
         lane.ended(entry, health, now_s, asked_s=asked_s, ours_s=self._held_up_s - flight.held_up_s)
         if not lane.in_flight:
             self._busy_lanes -= 1
@@ -290,9 +293,9 @@ class Lanes(Generic[_E]):
         known_bad = lane.failing or lane.slow
         return self._apart >= (max(self._max_apart // 2, 1) if known_bad else self._max_apart)
 
-    def _is_cold(self, lane: Lane[_E]) -> bool:
-        """Nobody had the time to answer yet, as after a start: in `SLOW_S` at most it is known who does not."""
-        return not (lane.failing or lane.slow or lane.overdue) and 2 * self._overdue < self._apart
+    def _is_cold(self, lane: Lane[_E], now_s: float) -> bool:
+        """A hand-over was just now, and neither this endpoint nor most of the crowd had the time to answer."""
+        return now_s < self._cold_until_s and not lane.proven and not lane.overdue and 2 * self.overdue < self._apart
 
     def _queue(self, entry: _E, lane: Lane[_E], now_s: float) -> None:
         entry.queued_s = now_s
@@ -334,7 +337,7 @@ class Lanes(Generic[_E]):
     def _is_our_fault(self, lane: Lane[_E], now_s: float) -> bool:
         """The lane waits for us: putting off what it holds would make us slower still. It is back-pressure instead."""
         slow = lane.slow or lane.overdue or lane.reason(now_s) != "busy"
-        return self._lag_s > _BUSY_LAG_S and not slow
+        return (self._lag_s > _BUSY_LAG_S or now_s < self._cold_until_s) and not slow
 
     def _grow_old(self, now_s: float) -> None:
         while self._young:
@@ -346,7 +349,7 @@ class Lanes(Generic[_E]):
             if not flight.over:
                 flight.old = True
                 flight.lane.overdue += 1
-                self._overdue += 1
+                self.overdue += 1
                 self._look_again(flight.lane)
 
     def _look_again(self, lane: Lane[_E]) -> None:

@@ -49,7 +49,7 @@ def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -
     if wrong := _refused(subscription.headers):
         return Refused("bad_header", wrong)
     headers = [
-        ("Content-Type", _common(delivery.content_type) or _DEFAULT_CONTENT_TYPE),
+        ("Content-Type", _printable_often(delivery.content_type) or _DEFAULT_CONTENT_TYPE),
         ("User-Agent", USER_AGENT),
         ("X-Webhook-Attempt", str(delivery.attempt)),
         ("X-Hooklog-Hops", str(delivery.hops + 1)),
@@ -71,7 +71,7 @@ def build_request(delivery: Delivery, subscription: Subscription, now_ms: int) -
         ]
     if subscription.secret:
         headers.append((_HUB, hub_signature(subscription.secret, delivery.payload)))
-    if event_type := _common(delivery.event_type):
+    if event_type := _printable_often(delivery.event_type):
         headers.append(("X-Event-Type", event_type))
     if traceparent := _printable(delivery.traceparent):
         headers.append(("traceparent", traceparent))
@@ -96,5 +96,5 @@ def _printable(text: str | None) -> str | None:
     return text if fits else None
 
 
-#: Of what is the same in thousands of requests.
-_common = lru_cache(maxsize=1024)(_printable)
+#: For what is the same in thousands of requests.
+_printable_often = lru_cache(maxsize=1024)(_printable)

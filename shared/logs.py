@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TextIO
 
+import msgspec
 import orjson
 
 from shared.clock import to_rfc3339
@@ -30,6 +31,8 @@ class JsonLines(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
+        #: By logger and event, of the few that are said often: what stands before the facts.
+        self._before: dict[tuple[str, str], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
         facts = dict(islice(vars(record).items(), _STANDARD_COUNT, None))
@@ -41,19 +44,24 @@ class JsonLines(logging.Formatter):
 
     def line(self, at_ms: int, level: str, logger: str, event: str, facts: Mapping[str, object]) -> str:
         """One line. Raises TypeError for a text that is no Unicode."""
-        line = {
-            "at": to_rfc3339(at_ms),
-            "level": level,
-            "process": self._process,
-            "logger": logger,
-            "event": event,
-            **facts,
-        }
+        line = {"at": to_rfc3339(at_ms), **self._origin(level, logger, event), **facts}
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+    def often(self, said: _Said) -> str:
+        """The same for what is said often. Raises ValueError for a text that is no Unicode, TypeError for no JSON."""
+        at_ms, logger, event, facts = said
+        before = self._before.get((logger, event))
+        if before is None:
+            before = self._before[logger, event] = orjson.dumps(self._origin("INFO", logger, event)).decode()[1:-1]
+        return f'{{"at":"{to_rfc3339(at_ms)}",{before},{_encode(facts).decode()[1:]}'
+
+    def _origin(self, level: str, logger: str, event: str) -> dict[str, str]:
+        return {"level": level, "process": self._process, "logger": logger, "event": event}
 
 
 #: What a line at INFO will be made of: milliseconds since 1970, the logger's name, the event, its facts.
-_Said = tuple[int, str, str, Mapping[str, object]]
+_Said = tuple[int, str, str, msgspec.Struct]
+_encode = msgspec.json.Encoder().encode
 
 
 class Together(logging.Handler):
@@ -79,7 +87,7 @@ class Together(logging.Handler):
         if record.levelno >= logging.WARNING:
             self.flush()
 
-    def info(self, logger: str, event: str, facts: Mapping[str, object]) -> None:
+    def info(self, logger: str, event: str, facts: msgspec.Struct) -> None:
         """A line without a LogRecord, whose text is made when it is written: many in a row cost half.
 
         Nobody may change ``facts`` afterwards.
@@ -108,10 +116,10 @@ class Together(logging.Handler):
     def _text(self, line: str | _Said) -> str:
         if isinstance(line, str):
             return line
-        at_ms, logger, event, facts = line
         try:
-            return self._form.line(at_ms, "INFO", logger, event, facts)
-        except TypeError:  # a text that is no Unicode
+            return self._form.often(line)
+        except (TypeError, ValueError):
+            at_ms, logger, event, facts = line
             return self._form.line(at_ms, "INFO", logger, event, {"unwritten": ascii(facts)})
 
     def _write_regularly(self) -> None:
@@ -128,15 +136,15 @@ class Often:
     def __init__(self, logger: logging.Logger, event: str) -> None:
         self._logger, self._event = logger, event
 
-    def say(self, facts: Mapping[str, object]) -> None:
-        """As ``logger.info(event, extra=facts)``."""
+    def say(self, facts: msgspec.Struct) -> None:
+        """As ``logger.info(event, extra=…)`` with these fields. At least one."""
         if not self._logger.isEnabledFor(logging.INFO):
             return
         handlers = logging.root.handlers
         if len(handlers) == 1 and isinstance(handlers[0], Together):
             handlers[0].info(self._logger.name, self._event, facts)
         else:
-            self._logger.info(self._event, extra=dict(facts))
+            self._logger.info(self._event, extra=msgspec.structs.asdict(facts))
 
 
 def configure(process: str, level: str) -> None:

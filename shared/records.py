@@ -357,7 +357,7 @@ class Attempt:
 
     def to_record(self, topic: str) -> Record:
         """As a JSON record of `attempts`; times become RFC 3339 under ``…_at``."""
-        return Record(topic, self.subscription_id.encode(), _json(self, self.id))
+        return Record(topic, self.subscription_id.encode(), _json(self, id=self.id))
 
 
 @frozen
@@ -487,22 +487,22 @@ _TIMES_WRITTEN = {shape: tuple(_at(n) for n in names if n in _TIMES) for shape, 
 _VALUES = {shape: attrgetter(*names) for shape, names in _FIELDS.items()}
 
 
-def _written(shape: type) -> Callable[..., Any]:
-    """Makes what is written of a shape: what is absent is left out, and an attempt begins with its id."""
+def _struct_of(shape: type) -> Callable[..., Any]:
+    """The struct that is written of a shape: what is absent is left out. An attempt's id comes last."""
     names = [_at(name) if name in _TIMES else name for name in _FIELDS[shape]]
     if shape is Attempt:
-        names.insert(0, "id")
+        names.append("id")
     return msgspec.defstruct(shape.__name__, [(name, Any, None) for name in names], omit_defaults=True, gc=False)
 
 
-_WRITTEN = {shape: _written(shape) for shape in _FIELDS}
+_WRITTEN = {shape: _struct_of(shape) for shape in _FIELDS}
 _encode = msgspec.json.Encoder().encode
 
 
-def _json(what: Attempt | Alarm | FannedOut | LaneState | Disabled, *before: str) -> bytes:
+def _json(what: Attempt | Alarm | FannedOut | LaneState | Disabled, **derived: str) -> bytes:
     """Its fields without the absent ones. A dict of so many would cost more than all the rest of a record."""
     shape = type(what)
-    written = _WRITTEN[shape](*before, *_VALUES[shape](what))
+    written = _WRITTEN[shape](*_VALUES[shape](what), **derived)
     for name in _TIMES_WRITTEN[shape]:
         at_ms = getattr(written, name)
         if at_ms is not None:
@@ -543,6 +543,7 @@ def _number(text: str) -> int:
 
 
 def _number_up_to(most: int, text: str) -> int:
+    """Digits, as many as ``most`` has or fewer; 0 for anything else."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(most)) else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiokafka import ConsumerRecord
@@ -23,6 +24,9 @@ class Handled:
         self.subscriptions: dict[str, Subscription] = {}
         self.kept: list[Delivery] = []
         self.put_offs: list[tuple[Delivery, Wait]] = []
+        #: Whether Kafka confirms what is put off.
+        self.confirms = asyncio.Event()
+        self.confirms.set()
         self.rehomed: list[Astray] = []
         self.buried: list[tuple[int, str]] = []
 
@@ -44,8 +48,9 @@ class Handled:
         self.kept.append(delivery)
         return True
 
-    async def put_off(self, several: Sequence[tuple[Delivery, Wait]]) -> None:
-        self.put_offs += several
+    async def put_off(self, waiting: Sequence[tuple[Delivery, Wait]]) -> None:
+        self.put_offs += waiting
+        await self.confirms.wait()
 
     async def rehome(self, astray: Astray) -> bool:
         self.rehomed.append(astray)

@@ -65,6 +65,7 @@ def test_every_record_starts_waits_or_is_put_off_exactly_once_and_the_bounds_hol
         assert lanes.waiting == sum(len(lane.queue) for lane in lanes)
         assert lanes.waiting_bytes == 100 * lanes.waiting
         assert lanes.apart == sum(lane.in_flight for lane in lanes if lane.apart)
+        assert lanes.overdue == sum(lane.overdue for lane in lanes)
         assert all(lane.in_flight <= 6 for lane in lanes)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.clock import to_rfc3339
 from shared.errors import UnreadableRecord
 from shared.records import (
     Attempt,
@@ -44,6 +47,14 @@ def test_a_delivery_round_trips(delivery: Delivery) -> None:
 @given(attempts())
 def test_an_attempt_round_trips(attempt: Attempt) -> None:
     assert attempt_from_json(attempt.to_record("webhooks.attempts").value) == attempt
+
+
+@given(attempts())
+def test_what_is_absent_of_an_attempt_is_left_out_and_times_are_rfc_3339(attempt: Attempt) -> None:
+    times = ("accepted_ms", "attempted_ms", "next_attempt_ms")
+    there = {name: value for name, value in asdict(attempt).items() if value is not None}
+    body = {name.replace("_ms", "_at"): to_rfc3339(there.pop(name)) for name in times if name in there}
+    assert orjson.loads(attempt.to_record("webhooks.attempts").value or b"") == there | body | {"id": attempt.id}
 
 
 @given(events())

@@ -120,6 +120,27 @@ async def test_what_is_for_a_paused_subscription_is_kept_whatever_its_lane_waits
     await bench.finish(*range(6))
 
 
+async def test_what_is_put_off_together_takes_room_until_it_is_confirmed_and_is_done_then() -> None:
+    bench = Bench(max_in_flight=10)
+    bench.io.confirms.clear()
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(44), endpoint="dead"))
+    await turns()
+    assert bench.started == [0, 1, 2, 3]
+    for put_off in bench.lanes.tick(bench.clock.monotonic_s() + 1.5):
+        bench.dispatcher._put_off(put_off)
+    await eventually(lambda: len(bench.io.put_offs) == 40)
+    await bench.dispatcher.commit()
+    assert decode_completed(bench.commits[-1][P0]) == set() if bench.commits else True
+    assert bench.dispatcher._put_offs == 40
+    bench.io.confirms.set()
+    await turns()
+    assert bench.dispatcher._put_offs == 0
+    await bench.dispatcher.commit()
+    assert decode_completed(bench.commits[-1][P0]) == set(range(4, 44))
+    await bench.finish(0, 1, 2, 3)
+
+
 async def test_an_endpoint_that_hangs_holds_up_nobody_else_and_what_waits_for_it_goes_elsewhere() -> None:
     bench = Bench(max_in_flight=10)
     await bench.dispatcher.assigned({P0: START})

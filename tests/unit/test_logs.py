@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
+import msgspec
 import orjson
 import pytest
 
@@ -13,6 +14,14 @@ from shared.logs import JsonLines, Often, Together
 from tests.eventually import eventually
 
 log = logging.getLogger("tests.often")
+
+
+class Facts(msgspec.Struct):
+    """What is said often."""
+
+    webhook_id: str
+    status: int | None = None
+    error_class: str | None = None
 
 
 class Stream(io.StringIO):
@@ -43,11 +52,11 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
 
 
 @pytest.fixture
-def alone(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, object]], None]:
+def alone(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Callable[[Facts], None]:
     """`Often.say` while nothing else listens, as in a process: pytest adds a handler of its own when a test begins."""
     handler = logging.root.handlers[0]
 
-    def say(facts: Mapping[str, object]) -> None:
+    def say(facts: Facts) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(logging.root, "handlers", [handler])
             Often(log, "attempted").say(facts)
@@ -56,10 +65,10 @@ def alone(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[
 
 
 def test_what_is_said_often_is_the_line_that_the_logger_would_have_written(
-    stream: Stream, alone: Callable[[Mapping[str, object]], None]
+    stream: Stream, alone: Callable[[Facts], None]
 ) -> None:
-    facts = {"webhook_id": "a", "status": 200, "error_class": None}
-    alone(facts)
+    facts = {"webhook_id": 'a "b" \n ü', "status": 200, "error_class": None}
+    alone(msgspec.convert(facts, Facts))
     log.info("attempted", extra=facts)
     log.warning("flush")
     said, logged, _ = stream.lines()
@@ -72,14 +81,12 @@ def test_what_is_said_often_is_the_line_that_the_logger_would_have_written(
     )
 
 
-def test_a_fact_that_is_no_unicode_costs_no_other_line(
-    stream: Stream, alone: Callable[[Mapping[str, object]], None]
-) -> None:
-    alone({"webhook_id": "\udc80"})
-    alone({"webhook_id": "a"})
+def test_a_fact_that_is_no_unicode_costs_no_other_line(stream: Stream, alone: Callable[[Facts], None]) -> None:
+    alone(Facts("\udc80"))
+    alone(Facts("a"))
     log.warning("flush")
     first, second, _ = stream.lines()
-    assert first["unwritten"] == r"{'webhook_id': '\udc80'}"
+    assert first["unwritten"] == r"Facts(webhook_id='\udc80', status=None, error_class=None)"
     assert second["webhook_id"] == "a"
 
 
@@ -116,12 +123,12 @@ def test_an_exception_is_part_of_its_line(stream: Stream) -> None:
 
 def test_below_its_level_nothing_is_said(stream: Stream) -> None:
     log.setLevel(logging.WARNING)
-    Often(log, "attempted").say({})
+    Often(log, "attempted").say(Facts("a"))
     log.warning("flush")
     assert [line["event"] for line in stream.lines()] == ["flush"]
 
 
 def test_among_other_handlers_it_is_an_ordinary_record(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger=log.name):
-        Often(log, "attempted").say({"status": 200})
+        Often(log, "attempted").say(Facts("a", 200))
     assert [(record.getMessage(), record.__dict__["status"]) for record in caplog.records] == [("attempted", 200)]
