@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka.errors import (
     KafkaError,
@@ -46,8 +46,9 @@ _METADATA_S = 10.0
 _STALLED_S = 5.0
 
 
-#: A plain tuple: one is made for every record.
-_Try = tuple[ProducerSession, asyncio.Future[Any]]
+class _Try(NamedTuple):
+    session: ProducerSession
+    future: asyncio.Future[Any]
 
 
 class Producer:
@@ -162,17 +163,16 @@ class Producer:
             return None
         self._check_size(record)
         future = session.append_now(record)
-        return None if future is None else (session, future)
+        return None if future is None else _Try(session, future)
 
     async def _await(self, record: Record, attempt: _Try, timeout_s: float | None) -> Source:
-        future = attempt[1]
-        ends_s = None if timeout_s is None else future.get_loop().time() + timeout_s
-        waiting = None if ends_s is None else self._deadlines.add(future, ends_s)
+        ends_s = None if timeout_s is None else attempt.future.get_loop().time() + timeout_s
+        waiting = None if ends_s is None else self._deadlines.add(attempt.future, ends_s)
         if not self._outstanding:
             self._progress_s = self._clock.monotonic_s()
         self._outstanding += 1
         try:
-            written = await future
+            written = await attempt.future
             self._acknowledged()
             return Source(record.topic, written.partition, written.offset)
         except TimeoutError:
@@ -183,7 +183,7 @@ class Producer:
         finally:
             self._outstanding -= 1
             if waiting is not None:
-                waiting.discard(future)
+                waiting.discard(attempt.future)
 
     async def _finish_by(self, ends_s: float | None, record: Record, attempt: _Try) -> Source:
         """The session ended: the rest of the time on the next ones."""
@@ -223,7 +223,7 @@ class Producer:
                 return queued
             session = self._session or await self._connected()
             try:
-                return session, await session.append(record, alone=alone)
+                return _Try(session, await session.append(record, alone=alone))
             except KafkaError as error:
                 if isinstance(error, _NOT_QUEUED):
                     self._error = f"{record.topic}: {_one_line(error)}"
@@ -236,11 +236,10 @@ class Producer:
         """Wait for the acknowledgement; a send whose session ended is repeated on the next one."""
         failures, alone = 0, False
         while True:
-            session, future = attempt
             try:
-                written = await future
+                written = await attempt.future
             except KafkaError as error:
-                self._replace(session, error)
+                self._replace(attempt.session, error)
                 if isinstance(error, _TOO_LARGE) and alone:
                     raise RecordTooLarge(f"the broker refused {record.size_bytes} bytes for {record.topic}") from None
                 alone = alone or isinstance(error, _TOO_LARGE)

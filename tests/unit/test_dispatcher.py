@@ -131,7 +131,7 @@ async def test_what_is_put_off_together_takes_room_until_it_is_confirmed_and_is_
         bench.dispatcher._put_off(put_off)
     await eventually(lambda: len(bench.io.put_offs) == 40)
     await bench.dispatcher.commit()
-    assert decode_completed(bench.commits[-1][P0]) == set() if bench.commits else True
+    assert bench.commits == [], "nothing is done"
     assert bench.dispatcher._put_offs == 40
     bench.io.confirms.set()
     await turns()
