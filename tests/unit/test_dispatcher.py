@@ -105,6 +105,19 @@ async def test_what_has_no_slot_waits_in_its_lane_and_starts_when_there_is_one()
     assert bench.commits[-1][P0].next_offset == 6
 
 
+async def test_answers_are_heard_while_a_large_batch_is_taken() -> None:
+    bench = Bench()
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0))
+    await turns()
+    taking = asyncio.create_task(bench.dispatcher.take(P0, records(*range(1, 2001), endpoint="another")))
+    await bench.finish(0)
+    await bench.dispatcher.commit()
+    assert bench.commits[-1][P0].next_offset == 1
+    assert not taking.done()
+    taking.cancel()
+
+
 async def test_what_is_for_a_paused_subscription_is_kept_whatever_its_lane_waits_for() -> None:
     bench = Bench(max_in_flight=10)
     await bench.dispatcher.assigned({P0: START})
