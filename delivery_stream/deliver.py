@@ -1,7 +1,7 @@
 """One delivery -> one attempt. The main path, top to bottom.
 
-Between two steps a delivery gives way (`asyncio.sleep(0)`): each step is then done for many in a row, and a worker needs
-a seventh less time than with all steps of one after the other (docs/decisions/0011-what-a-delivery-costs.md).
+Between two steps a delivery gives way (`asyncio.sleep(0)`): each step is then done for many in a row, which takes a
+seventh less time than all steps of one and then of the next (docs/decisions/0011-what-a-delivery-costs.md).
 """
 
 from __future__ import annotations

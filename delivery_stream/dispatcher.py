@@ -228,11 +228,12 @@ class Dispatcher:
         count = self._io.partitions()
         whats: list[Delivery | Astray | Unreadable] = []
         for start in range(0, len(records), _IN_A_ROW):
+            if start:
+                await asyncio.sleep(0)
             whats += [read(record, count) for record in records[start : start + _IN_A_ROW]]
-            await asyncio.sleep(0)
         await self._io.learn({what.subscription_id for what in whats if isinstance(what, Delivery)})
         for number, (record, what) in enumerate(zip(records, whats, strict=True)):
-            if number % _IN_A_ROW == 0:
+            if number and number % _IN_A_ROW == 0:
                 await asyncio.sleep(0)
             if held.revoked or self._draining:
                 # Not received as far as the tracker knows: the next owner starts with it.
