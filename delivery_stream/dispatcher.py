@@ -22,7 +22,6 @@ from delivery_stream.lanes import TICK_S, Lanes, PutOff, Verdict
 from delivery_stream.offsets import Commit, Tracker
 from delivery_stream.repeats import Repeats
 from shared.clock import Clock
-from shared.errors import InvariantBroken
 from shared.records import Delivery
 from shared.subscriptions import Absent, Found, Subscription
 from shared.topics import home_partition
@@ -220,7 +219,7 @@ class Dispatcher:
     async def take(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
         held = self._held.get(partition)
         if held is None:
-            raise InvariantBroken(f"records of {partition}, which is not ours")
+            return
         self._watch.received(partition, records[0].offset, records[-1].offset)
         if partition.topic in self._beside:
             self._take_beside(records, held)

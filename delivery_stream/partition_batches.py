@@ -32,7 +32,7 @@ _FAUST_LOG = logging.getLogger("faust.app")
 
 _COMMIT_TIMEOUT_S = 5.0
 _Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int], int]
-#: How soon a partition that had no room is asked for again.
+#: How soon a partition that had no room is asked for again, and one whose last batch was not taken yet.
 _ROOM_POLL_S = 0.02
 
 
@@ -60,7 +60,10 @@ class Owner(Protocol):
         ...
 
     async def take(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
-        """Records in order, none of which came before in this assignment; returns when there is room for more."""
+        """Records in order, none of which came before in this assignment; returns when there is room for more.
+
+        One batch of each partition at a time. It may have been taken away just now: then they are nobody's.
+        """
         ...
 
 
@@ -219,6 +222,8 @@ class _BatchConsumer(Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._asked_again: dict[TopicPartition, int] = {}
+        #: A batch that has no room yet holds up its own partition and no other.
+        self._takes: dict[TopicPartition, asyncio.Task[None]] = {}
         self.lag = 0
         self.turned_s = time.monotonic()
         super().__init__(*args, **options)
@@ -271,13 +276,24 @@ class _BatchConsumer(Consumer):
             if not self.flow_active:
                 await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # asyncio.Event serves, as in Faust
                 continue
+            self._forget_taken()
             active = self._get_active_partitions()
-            wanted = {tp for tp in active if self._owner.has_room(TopicPartition(*tp))}
+            wanted = {tp for tp in active if self._is_wanted(TopicPartition(*tp))}
             if wanted:
                 # With someone left out, do not wait long: there may be room again.
-                await self._hand_out(wanted, timeout_s=1.0 if len(wanted) == len(active) else 2 * _ROOM_POLL_S)
+                await self._hand_out(wanted, timeout_s=1.0 if len(wanted) == len(active) else _ROOM_POLL_S)
+            elif self._takes:
+                await asyncio.wait(self._takes.values(), timeout=_ROOM_POLL_S, return_when=asyncio.FIRST_COMPLETED)
             else:
                 await asyncio.sleep(_ROOM_POLL_S)
+
+    def _is_wanted(self, partition: TopicPartition) -> bool:
+        return partition not in self._takes and self._owner.has_room(partition)
+
+    def _forget_taken(self) -> None:
+        """Raises what a take has raised."""
+        for partition in [partition for partition, take in self._takes.items() if take.done()]:
+            self._takes.pop(partition).result()
 
     async def _hand_out(self, wanted: set[TP], timeout_s: float) -> None:
         """One fetch. What the owner wants next decides, since a fetch may end on the other side of a rebalance.
@@ -293,10 +309,14 @@ class _BatchConsumer(Consumer):
                 continue
             new = records if records[0].offset >= next_offset else [r for r in records if r.offset >= next_offset]
             if new and (new[0].offset == next_offset or self._is_hole(partition, next_offset)):
-                await self._owner.take(partition, new)
+                self._takes[partition] = asyncio.create_task(self._owner.take(partition, new))
             elif not new:
                 await self._compare(partition, next_offset)
+        await asyncio.sleep(0)  # most are taken by then
+        self._forget_taken()
         for partition, position in positions.items():
+            if partition in self._takes:
+                continue
             next_offset = self._owner.next_offset(partition)
             if next_offset is not None and position > next_offset and not self._is_hole(partition, next_offset):
                 self._asked_again[partition] = next_offset

@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from delivery_stream.app import create_app
 from delivery_stream.dispatcher import Dispatcher
 from delivery_stream.intake import HOPS_MAX
+from delivery_stream.lane import QUEUE_MAX
 from delivery_stream.lanes import Lanes
 from delivery_stream.partition_batches import BatchApp
 from shared.broker import client_options
@@ -40,11 +41,11 @@ async def until(true: Callable[[], bool], what: str, within_s: float = 30.0) -> 
 class Worker:
     """A Faust app with the real dispatcher and a handler of the test's own."""
 
-    def __init__(self, settings: Settings, handle: Handle) -> None:
+    def __init__(self, settings: Settings, handle: Handle, patience_s: float) -> None:
         self.crashes: list[BaseException] = []
         self.dispatcher = Dispatcher(
             Handled(handle, partitions=settings.partitions),
-            lanes=Lanes(max_in_flight=200, max_per_endpoint=50, patience_s=30),
+            lanes=Lanes(max_in_flight=200, max_per_endpoint=50, patience_s=patience_s),
             commit=lambda commits: self.app.commit_offsets(commits),
             clock=SystemClock(),
             watch=Positions(),
@@ -63,8 +64,8 @@ class Worker:
 
 
 @asynccontextmanager
-async def running(settings: Settings, handle: Handle) -> AsyncIterator[Worker]:
-    worker = Worker(settings, handle)
+async def running(settings: Settings, handle: Handle, patience_s: float = 30) -> AsyncIterator[Worker]:
+    worker = Worker(settings, handle, patience_s)
     await worker.start()
     try:
         yield worker
@@ -72,14 +73,17 @@ async def running(settings: Settings, handle: Handle) -> AsyncIterator[Worker]:
         await worker.stop()
 
 
-async def produce(settings: Settings, numbers: range, partition: int | None = None) -> None:
+async def produce(
+    settings: Settings, numbers: range, partition: int | None = None, endpoint: bytes | None = None
+) -> None:
+    """Each for an endpoint of its own, unless one is named."""
     producer = Producer(settings)
     await producer.start()
     topic = settings.topics.deliveries
     # Moved as often as is allowed: they are handled where they are.
     headers = [("hops", b"%d" % HOPS_MAX)]
     records = [
-        Record(topic, text, text, [*headers, ("subscription-id", text)], partition)
+        Record(topic, text, text, [*headers, ("subscription-id", endpoint or text)], partition)
         for text in (str(number).encode() for number in numbers)
     ]
     await producer.send_all(records, timeout_s=20)
@@ -125,7 +129,7 @@ async def test_what_was_done_above_an_unfinished_head_is_not_asked_for_again_aft
         second[delivery.payload] += 1
 
     await produce(topics_ready, range(100), partition=3)
-    worker = Worker(topics_ready, stuck_head)
+    worker = Worker(topics_ready, stuck_head, patience_s=30)
     await worker.start()
     await until(lambda: len(first) == 98, "all but the two stuck ones")
     assert await worker.dispatcher.commit()
@@ -175,6 +179,25 @@ async def test_a_second_worker_joins_under_load_and_nothing_is_lost(topics_ready
                 assert sum(tp.topic == topic for tp in other.dispatcher.partitions) == topics_ready.partitions // 2
     assert by_second
     assert sum(finished.values()) == 6100, "a drained hand-over repeats nothing"
+
+
+async def test_a_batch_that_has_no_room_holds_up_no_other_partition(topics_ready: Settings) -> None:
+    seen: set[bytes] = set()
+    never = asyncio.Event()
+
+    async def handle(delivery: Delivery) -> None:
+        if delivery.subscription_id == "stuck":
+            await never.wait()
+        seen.add(delivery.payload)
+
+    await produce(topics_ready, range(1000), partition=3, endpoint=b"stuck")
+    async with running(topics_ready, handle, patience_s=10_000) as worker:
+        await until(lambda: worker.dispatcher.lanes.waiting == QUEUE_MAX, "a full lane")
+        await produce(topics_ready, range(1000, 1100), partition=0)
+        await until(lambda: len(seen) == 100, "100 records of another partition")
+        assert worker.dispatcher.lanes.waiting == QUEUE_MAX, "back-pressure all the while"
+        never.set()
+        await until(lambda: len(seen) == 1100, "the others")
 
 
 async def test_the_group_s_answers_to_heartbeats_are_noted(topics_ready: Settings) -> None:
