@@ -41,7 +41,7 @@ _TOGETHER_S = 0.1
 _TOGETHER_MAX = 32
 #: Records taken from Kafka into full lanes at a time: one at a time costs a turn of the loop each.
 _REFILL = 32
-#: Records read, or admitted, without a turn of the loop: answers wait for so long, and seem late by it.
+#: Records read, or admitted, without a turn of the loop, by all takes: answers wait for so long, and seem late by it.
 _IN_A_ROW = 64
 
 Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
@@ -142,6 +142,8 @@ class Dispatcher:
         self._put_offs = 0
         self._refill_at = 0
         self._pumping = False
+        #: Batches that are being taken, each of another partition.
+        self._taking = 0
         self._committing = asyncio.Lock()
         self._draining = False
         self._progress_s = clock.monotonic_s()
@@ -224,15 +226,22 @@ class Dispatcher:
         if partition.topic in self._beside:
             self._take_beside(records, held)
             return
-        count = self._io.partitions()
+        self._taking += 1
+        try:
+            await self._take(records, held)
+        finally:
+            self._taking -= 1
+
+    async def _take(self, records: Sequence[ConsumerRecord], held: _Held) -> None:
+        count, in_a_row = self._io.partitions(), max(_IN_A_ROW // self._taking, 1)
         whats: list[Delivery | Astray | Unreadable] = []
-        for start in range(0, len(records), _IN_A_ROW):
+        for start in range(0, len(records), in_a_row):
             if start:
                 await asyncio.sleep(0)
-            whats += [read(record, count) for record in records[start : start + _IN_A_ROW]]
+            whats += [read(record, count) for record in records[start : start + in_a_row]]
         await self._io.learn({what.subscription_id for what in whats if isinstance(what, Delivery)})
         for number, (record, what) in enumerate(zip(records, whats, strict=True)):
-            if number and number % _IN_A_ROW == 0:
+            if number and number % in_a_row == 0:
                 await asyncio.sleep(0)
             if held.revoked or self._draining:
                 # Not received as far as the tracker knows: the next owner starts with it.
@@ -245,6 +254,9 @@ class Dispatcher:
                     await self._enter(entry)
             else:
                 await self._aside_slots.acquire()
+                if held.revoked or self._draining:
+                    self._aside_slots.release()
+                    return
                 self._start(self._aside(record, what, held), held)
 
     async def commit(self) -> bool:

@@ -34,6 +34,8 @@ _COMMIT_TIMEOUT_S = 5.0
 _Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int], int]
 #: How soon a partition that had no room is asked for again, and one whose last batch was not taken yet.
 _ROOM_POLL_S = 0.02
+#: Batches that are fetched and not taken, at once: each is a MiB, or one large record.
+_TAKES_MAX = 64
 
 
 class Owner(Protocol):
@@ -278,7 +280,8 @@ class _BatchConsumer(Consumer):
                 continue
             self._forget_taken()
             active = self._get_active_partitions()
-            wanted = {tp for tp in active if self._is_wanted(TopicPartition(*tp))}
+            full = len(self._takes) >= _TAKES_MAX
+            wanted = set() if full else {tp for tp in active if self._is_wanted(TopicPartition(*tp))}
             if wanted:
                 # With someone left out, do not wait long: there may be room again.
                 await self._hand_out(wanted, timeout_s=1.0 if len(wanted) == len(active) else _ROOM_POLL_S)

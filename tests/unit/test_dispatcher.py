@@ -223,6 +223,24 @@ async def test_a_record_that_cannot_be_read_is_buried_and_one_of_another_partiti
     assert bench.commits[-1][P0].next_offset == 5
 
 
+async def test_what_waits_to_be_buried_when_its_partition_goes_is_left_to_the_next_owner() -> None:
+    bench = Bench()
+    await bench.dispatcher.assigned({P0: START})
+    bench.dispatcher._aside_slots = asyncio.Semaphore(0)
+    (unreadable,) = records(0)
+    unreadable.headers = []
+    taking = asyncio.create_task(bench.dispatcher.take(P0, [unreadable]))
+    await turns()
+    await bench.dispatcher.revoked([P0])
+    bench.dispatcher._aside_slots.release()
+    await taking
+    await turns()
+    assert not bench.io.buried
+    await bench.dispatcher.take(P0, records(1))
+    await turns()
+    assert not bench.started, "it is not ours"
+
+
 async def test_a_failed_commit_is_given_again() -> None:
     bench = Bench()
     await bench.dispatcher.assigned({P0: START})
