@@ -41,7 +41,8 @@ _TOGETHER_S = 0.1
 _TOGETHER_MAX = 32
 #: Records taken from Kafka into full lanes at a time: one at a time costs a turn of the loop each.
 _REFILL = 32
-#: Records read, or admitted, without a turn of the loop, by all takes: answers wait for so long, and seem late by it.
+#: Records read, or admitted, without a turn of the loop: answers wait for so long, and seem late by it. A take that
+#: begins beside others has its part of them.
 _IN_A_ROW = 64
 
 Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]

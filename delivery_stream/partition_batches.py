@@ -34,7 +34,7 @@ _COMMIT_TIMEOUT_S = 5.0
 _Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int], int]
 #: How soon a partition that had no room is asked for again, and one whose last batch was not taken yet.
 _ROOM_POLL_S = 0.02
-#: Batches that are fetched and not taken, at once: each is a MiB, or one large record.
+#: With so many batches that are fetched and not taken, each a MiB or one large record, nothing more is fetched.
 _TAKES_MAX = 64
 
 
@@ -280,8 +280,7 @@ class _BatchConsumer(Consumer):
                 continue
             self._forget_taken()
             active = self._get_active_partitions()
-            full = len(self._takes) >= _TAKES_MAX
-            wanted = set() if full else {tp for tp in active if self._is_wanted(TopicPartition(*tp))}
+            wanted = {tp for tp in active if self._is_wanted(TopicPartition(*tp))}
             if wanted:
                 # With someone left out, do not wait long: there may be room again.
                 await self._hand_out(wanted, timeout_s=1.0 if len(wanted) == len(active) else _ROOM_POLL_S)
@@ -291,7 +290,8 @@ class _BatchConsumer(Consumer):
                 await asyncio.sleep(_ROOM_POLL_S)
 
     def _is_wanted(self, partition: TopicPartition) -> bool:
-        return partition not in self._takes and self._owner.has_room(partition)
+        has_room = len(self._takes) < _TAKES_MAX and self._owner.has_room(partition)
+        return has_room and partition not in self._takes
 
     def _forget_taken(self) -> None:
         """Raises what a take has raised."""
