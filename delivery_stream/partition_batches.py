@@ -2,8 +2,9 @@
 
 Stock Faust hands out records one by one at 45 times the cost of a plain loop, and commits past records still in flight
 (docs/decisions/0001). What stays Faust's: app, lifecycle, group membership, rebalances, timers. What is replaced: the
-loop that drains the consumer, which here gives each fetched list of one partition to an `Owner` as it is, and the
-commits, which are the owner's. The seams are private methods of faust-streaming 0.15.3; tests/contract holds them.
+loop that drains the consumer, which here gives each fetched list of one partition to an `Owner` as it is; the commits,
+which are the owner's; and the consumer's thread, for what goes from one thread to another waits for the interpreter's
+lock. The seams are private methods of faust-streaming 0.15.3; tests/contract holds them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 from faust.types import TP
-from mode.threads import QueueServiceThread
+from mode.threads import QueueServiceThread, WorkerThread
 
 from delivery_stream.offsets import Commit
 from shared.broker import leave
@@ -32,10 +33,12 @@ _FAUST_LOG = logging.getLogger("faust.app")
 
 _COMMIT_TIMEOUT_S = 5.0
 _Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int], int]
-#: How soon a partition that had no room is asked for again, and one whose last batch was not taken yet.
+#: How soon a partition that had no room is looked at again.
 _ROOM_POLL_S = 0.02
-#: With so many batches that are fetched and not taken, each a MiB or one large record, nothing more is fetched.
-_TAKES_MAX = 64
+#: Records fetched at a time: their bytes are read in one turn of the loop.
+_BATCH_MAX = 1000
+#: With so many fetched lists that are not taken, each a MiB or one large record, nothing more is fetched.
+_LISTS_MAX = 64
 
 
 class Owner(Protocol):
@@ -103,8 +106,8 @@ class BatchApp(faust.App):
     @property
     def heartbeat_s(self) -> float:
         """When the group last heard from us and said so, by the monotonic clock; 0: never."""
-        thread = cast(_ConsumerThread | None, self.consumer._thread)  # type: ignore[attr-defined]
-        return thread.heartbeat_s if thread else 0.0
+        member = cast(_Member | None, self.consumer._thread)  # type: ignore[attr-defined]
+        return member.heartbeat_s if member else 0.0
 
     @property
     def turned_s(self) -> float:
@@ -121,12 +124,31 @@ class BatchApp(faust.App):
         return cast(Mapping[TopicPartition, int], await self.consumer.earliest_offsets(*partitions))
 
 
-class _ConsumerThread(AIOKafkaConsumerThread):
-    """Runs the consumer that we make: Faust's own is bound to one assignor and its own fetch settings."""
+class _NoThread(WorkerThread):
+    """In the place of Faust's thread: a task of the loop that is there."""
+
+    def start(self) -> None:
+        self._serving = self.service.parent_loop.create_task(self._serve())
+
+    def stop(self) -> None:
+        """The service has awaited its end."""
+
+    async def _serve(self) -> None:
+        try:
+            await self.service._serve()
+        except Exception:  # noqa: BLE001 - it has crashed the app with it
+            self.service.set_shutdown()
+
+
+class _Member(AIOKafkaConsumerThread):
+    """Runs the consumer that we make, in our loop: Faust's own is bound to one assignor and its own fetch settings."""
 
     logger = _FAUST_LOG
 
     heartbeat_s = 0.0
+
+    async def _gather_remaining_tasks(self) -> None:
+        """Mode's own cancels whatever its loop has left, and it is ours."""
 
     def _create_worker_consumer(self, transport: Transport) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
         return cast(BatchApp, self.app).new_consumer()
@@ -205,18 +227,29 @@ class _ConsumerThread(AIOKafkaConsumerThread):
 
     async def fetch(self, wanted: set[TP], timeout_s: float) -> _Fetched:
         consumer = self._ensure_consumer()
-        records = await self._fetch_records(consumer, wanted, timeout_s, consumer._max_poll_records)
-        # In this thread and without a pause: the positions are those that this fetch has left.
+        records = await self._fetch_records(consumer, wanted, timeout_s, _BATCH_MAX)
+        # Without a turn of the loop: the positions are those that this fetch has left.
         assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
         states = assignment._tp_state if assignment else {}
         valid = {tp: state for tp, state in states.items() if state.has_valid_position}
         lag = sum(max((state.highwater or 0) - state.position, 0) for state in valid.values())
         return records, {tp: state.position for tp, state in valid.items()}, lag
 
-    async def go_back(self, partition: TopicPartition, offset: int) -> None:
+    def go_back(self, partition: TopicPartition, offset: int) -> None:
         consumer = self._ensure_consumer()
         if partition in consumer.assignment():
             consumer.seek(partition, offset)
+
+    def hold(self, partition: TopicPartition) -> None:
+        """Fetch no more of it; what the broker has sent already is thrown away, and asked for again later."""
+        consumer = self._ensure_consumer()
+        if partition in consumer.assignment():
+            consumer.pause(partition)
+
+    def go_on(self, partition: TopicPartition) -> None:
+        consumer = self._ensure_consumer()
+        if partition in consumer.assignment():
+            consumer.resume(partition)
 
 
 class _BatchConsumer(Consumer):
@@ -224,43 +257,43 @@ class _BatchConsumer(Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._asked_again: dict[TopicPartition, int] = {}
+        #: Fetched and not taken yet. Of these partitions nothing more is fetched; of all others everything is, because
+        #: aiokafka asks a broker for nothing while something of that broker lies there.
+        self._waiting: dict[TopicPartition, Sequence[ConsumerRecord]] = {}
         #: A batch that has no room yet holds up its own partition and no other.
         self._takes: dict[TopicPartition, asyncio.Task[None]] = {}
         self.lag = 0
         self.turned_s = time.monotonic()
         super().__init__(*args, **options)
 
-    def _new_consumer_thread(self) -> _ConsumerThread:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> _Member:
+        return _Member(self, loop=self.loop, thread_loop=self.loop, Worker=_NoThread, beacon=self.beacon)
 
     @property
     def _owner(self) -> Owner:
         return cast(BatchApp, self.app).owner
 
+    @property
+    def _member(self) -> _Member:
+        return cast(_Member, self._thread)
+
     async def commit_offsets(self, commits: Mapping[TopicPartition, Commit]) -> bool:
-        thread = cast(_ConsumerThread, self._thread)
-        try:
-            return bool(await thread.call_thread(thread.commit_offsets, commits))
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is None or task.cancelling():
-                raise
-            # Nobody cancelled us: the thread has ended with our commit in it.
-            return False
+        return await self._member.commit_offsets(commits)
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
         """Switch Faust's own committer off."""
         return False
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        thread = cast(_ConsumerThread, self._thread)
         partitions = [TopicPartition(*tp) for tp in assigned]
         self._asked_again.clear()
-        thread.note_heartbeats()
-        await self._owner.assigned(await thread.call_thread(thread.committed, partitions) if partitions else {})
+        self._member.note_heartbeats()
+        await self._owner.assigned(await self._member.committed(partitions) if partitions else {})
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.stop_flow()
+        self._waiting.clear()
         await self._owner.revoked([TopicPartition(*tp) for tp in revoked])
         await super().on_partitions_revoked(revoked)
 
@@ -278,62 +311,73 @@ class _BatchConsumer(Consumer):
             if not self.flow_active:
                 await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # asyncio.Event serves, as in Faust
                 continue
-            self._forget_taken()
-            active = self._get_active_partitions()
-            wanted = {tp for tp in active if self._is_wanted(TopicPartition(*tp))}
-            if wanted:
-                # With someone left out, do not wait long: there may be room again.
-                await self._hand_out(wanted, timeout_s=1.0 if len(wanted) == len(active) else _ROOM_POLL_S)
-            elif self._takes:
+            self._take_what_waits()
+            if self._takes and len(self._takes) + len(self._waiting) >= _LISTS_MAX:
                 await asyncio.wait(self._takes.values(), timeout=_ROOM_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            elif (active := self._get_active_partitions()) and len(self._waiting) < _LISTS_MAX:
+                await self._fetch(active, timeout_s=_ROOM_POLL_S if self._waiting else 1.0)
             else:
                 await asyncio.sleep(_ROOM_POLL_S)
 
-    def _is_wanted(self, partition: TopicPartition) -> bool:
-        has_room = len(self._takes) < _TAKES_MAX and self._owner.has_room(partition)
-        return has_room and partition not in self._takes
+    async def _fetch(self, wanted: set[TP], timeout_s: float) -> None:
+        fetched, positions, self.lag = await self._member.fetch(wanted, timeout_s)
+        self._waiting.update({tp: fetched[tp] for tp in fetched if self._owner.next_offset(tp) is not None})
+        self._take_what_waits()
+        await asyncio.sleep(0)  # most are taken by then
+        self._forget_taken()
+        for partition, position in positions.items():
+            if partition in self._takes or partition in self._waiting:
+                continue
+            next_offset = self._owner.next_offset(partition)
+            if next_offset is not None and position > next_offset and not self._is_hole(partition, next_offset):
+                self._asked_again[partition] = next_offset
+                self._member.go_back(partition, next_offset)
+
+    def _take_what_waits(self) -> None:
+        """Each partition's one after the other, and while its owner has room."""
+        self._forget_taken()
+        for partition in self._waiting:
+            if partition in self._takes or not self._owner.has_room(partition):
+                self._member.hold(partition)
+            else:
+                self._takes[partition] = asyncio.create_task(self._take(partition))
 
     def _forget_taken(self) -> None:
         """Raises what a take has raised."""
         for partition in [partition for partition, take in self._takes.items() if take.done()]:
             self._takes.pop(partition).result()
 
-    async def _hand_out(self, wanted: set[TP], timeout_s: float) -> None:
-        """One fetch. What the owner wants next decides, since a fetch may end on the other side of a rebalance.
+    async def _take(self, partition: TopicPartition) -> None:
+        while (records := self._waiting.pop(partition, None)) is not None:
+            self._member.go_on(partition)
+            if new := await self._new(partition, records):
+                await self._owner.take(partition, new)
+            if not self._owner.has_room(partition):
+                return
+
+    async def _new(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
+        """What the owner wants next decides, since a fetch may end on the other side of a rebalance.
 
         Records of any assignment are the same records, so a batch that goes on where the owner stands is right. A
         batch from further on, or a position there without a batch, means that records went to nobody: fetch again.
         """
-        thread = cast(_ConsumerThread, self._thread)
-        fetched, positions, self.lag = await thread.call_thread(thread.fetch, wanted, timeout_s)
-        for partition, records in fetched.items():
-            next_offset = self._owner.next_offset(partition)
-            if next_offset is None:
-                continue
-            new = records if records[0].offset >= next_offset else [r for r in records if r.offset >= next_offset]
-            if new and (new[0].offset == next_offset or self._is_hole(partition, next_offset)):
-                self._takes[partition] = asyncio.create_task(self._owner.take(partition, new))
-            elif not new:
-                await self._compare(partition, next_offset)
-        await asyncio.sleep(0)  # most are taken by then
-        self._forget_taken()
-        for partition, position in positions.items():
-            if partition in self._takes:
-                continue
-            next_offset = self._owner.next_offset(partition)
-            if next_offset is not None and position > next_offset and not self._is_hole(partition, next_offset):
-                self._asked_again[partition] = next_offset
-                await thread.call_thread(thread.go_back, partition, next_offset)
+        next_offset = self._owner.next_offset(partition)
+        if next_offset is None:
+            return ()
+        new = records if records[0].offset >= next_offset else [r for r in records if r.offset >= next_offset]
+        if not new:
+            await self._compare(partition, next_offset)
+            return ()
+        return new if new[0].offset == next_offset or self._is_hole(partition, next_offset) else ()
 
     async def _compare(self, partition: TopicPartition, next_offset: int) -> None:
         """A whole batch from before where we stand: left from before a rebalance, or the log is another one."""
-        thread = cast(_ConsumerThread, self._thread)
-        end = (await thread.call_thread(thread.ends, [partition])).get(partition, next_offset)
+        end = (await self._member.ends([partition])).get(partition, next_offset)
         if end < next_offset:
             cast(BatchApp, self.app).note_replaced(partition, next_offset, end)
-            start = await thread.call_thread(thread.first, partition)
+            start = await self._member.first(partition)
             self._owner.start_again(partition, Commit(start, ""))
-            await thread.call_thread(thread.go_back, partition, start)
+            self._member.go_back(partition, start)
 
     def _is_hole(self, partition: TopicPartition, next_offset: int) -> bool:
         """Asked again for this offset, the log went on further on: there is nothing."""
