@@ -28,10 +28,12 @@ _LONGEST_PAUSE_S = 60.0
 _LONGEST_LIMITED_WAIT_S = 24 * 3600.0
 _FIRST_HORIZON_S = 5.0
 _LONGEST_HORIZON_S = 600.0
+#: Nobody is sent further away than this for a long backlog alone: it may be gone in a moment.
+_LONGEST_FOR_BACKLOG_S = 60.0
 #: What a shut lane keeps out comes back one by one: nobody knows yet how many it will take, or whether any.
 _COMES_BACK_EVERY_S = 0.05
 _SMOOTHING = 0.2
-#: What a lane without trouble can still become, for a guess at how soon a record gets its turn.
+#: So many times faster a lane may become, for a guess at how soon a record gets its turn.
 _GROWTH = 4
 #: Who answered within so many times its usual time, and a moment, is still there.
 _STILL_THERE = 4
@@ -251,21 +253,24 @@ class Lane(Generic[_Q]):
         ``waits``: how often it did already. At a rate its first time is its turn, and when it comes early it waits for
         the queue alone. Where only the endpoint's own pace is known, that may be another by then: times lie in the
         second half of a horizon that doubles with every wait, so that an endpoint that recovers is not left idle, and a
-        long backlog does not go round and round. What a shut lane keeps out has no pace either, and has a
-        horizon of at least the time that it is shut for.
+        long backlog does not go round and round; who would have to come back several times before its turn gets more at
+        once. What a shut lane keeps out has no pace either, and has a horizon of at least the time that it is shut for.
         """
         shut_for_s = self._shut_for_s(now_s)
         if self._bucket is not None and not (waits and shut_for_s):
             return self._book_turn(now_s, waits)
-        closed_s = self.closed_s(now_s)
+        closed_s, early_s = self.closed_s(now_s), 0.0
         if shut_for_s:
             wait_s = self._kept_out * _COMES_BACK_EVERY_S
             self._kept_out += 1
         else:
             wait_s = max(self._book_slot(now_s) - closed_s, 0.0)
+            early_s = min(wait_s / _GROWTH, _LONGEST_FOR_BACKLOG_S)
         # Who has not answered yet, or fails, will hardly do better in a moment.
         doubled = waits + (self.failing or not self.proven)
         horizon_s = max(_FIRST_HORIZON_S * 2.0 ** min(doubled, 20), shut_for_s)
+        while horizon_s < early_s:
+            horizon_s *= 2
         half_s = min(horizon_s, _LONGEST_HORIZON_S) / 2
         if wait_s > half_s:
             wait_s = half_s + wait_s % half_s

@@ -176,6 +176,22 @@ def test_a_promise_is_bounded() -> None:
     assert max(limited.book(0.0, waits=0) for _ in range(1000)) <= 24 * 3600
 
 
+@pytest.mark.parametrize(("backlog_s", "soonest_s", "latest_s"), [(9, 2.5, 5.0), (90, 10.0, 40.0), (9000, 40.0, 80.0)])
+def test_who_is_far_from_its_turn_does_not_come_back_again_and_again_until_then(
+    backlog_s: int, soonest_s: float, latest_s: float
+) -> None:
+    slow = lane(window_max=4)
+    one(slow, "works", 0.0, took_s=4.0)
+    one(slow, "works", 5.0, took_s=4.0)
+    assert slow.slow
+    fill(slow, 8.0)
+
+    times = [slow.book(8.0, waits=0) for _ in range(backlog_s)]
+
+    assert soonest_s <= min(times[-backlog_s // 10 :])
+    assert max(times) <= latest_s
+
+
 @pytest.mark.parametrize(("records", "in_a_second"), [(200, 21), (20_000, 250)])
 @pytest.mark.parametrize("rate", [None, 5.0])
 def test_what_a_broken_endpoint_keeps_out_comes_back_after_that_and_never_at_once(
