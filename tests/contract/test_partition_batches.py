@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +12,7 @@ from unittest.mock import Mock
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from mode.threads import WorkerThread
 
 from delivery_stream.app import create_app
 from delivery_stream.dispatcher import Dispatcher
@@ -181,23 +183,61 @@ async def test_a_second_worker_joins_under_load_and_nothing_is_lost(topics_ready
     assert sum(finished.values()) == 6100, "a drained hand-over repeats nothing"
 
 
-async def test_a_batch_that_has_no_room_holds_up_no_other_partition(topics_ready: Settings) -> None:
-    seen: set[bytes] = set()
-    never = asyncio.Event()
+class StuckEndpoint:
+    """Answers nobody until it is released; all others are quick."""
 
-    async def handle(delivery: Delivery) -> None:
+    def __init__(self) -> None:
+        self.seen: Counter[bytes] = Counter()
+        self.released = asyncio.Event()
+
+    async def handle(self, delivery: Delivery) -> None:
         if delivery.subscription_id == "stuck":
-            await never.wait()
-        seen.add(delivery.payload)
+            await self.released.wait()
+        self.seen[delivery.payload] += 1
 
-    await produce(topics_ready, range(1000), partition=3, endpoint=b"stuck")
-    async with running(topics_ready, handle, patience_s=10_000) as worker:
+
+async def test_a_batch_that_has_no_room_holds_up_no_other_partition(topics_ready: Settings) -> None:
+    stuck = StuckEndpoint()
+    await produce(topics_ready, range(5000), partition=3, endpoint=b"stuck")
+    async with running(topics_ready, stuck.handle, patience_s=10_000) as worker:
         await until(lambda: worker.dispatcher.lanes.waiting == QUEUE_MAX, "a full lane")
-        await produce(topics_ready, range(1000, 1100), partition=0)
-        await until(lambda: len(seen) == 100, "100 records of another partition")
+        await produce(topics_ready, range(5000, 5100), partition=0)
+        await until(lambda: len(stuck.seen) == 100, "100 records of another partition")
         assert worker.dispatcher.lanes.waiting == QUEUE_MAX, "back-pressure all the while"
-        never.set()
-        await until(lambda: len(seen) == 1100, "the others")
+        stuck.released.set()
+        await until(lambda: len(stuck.seen) == 5100, "the others")
+    assert set(stuck.seen.values()) == {1}
+
+
+async def test_nothing_that_was_fetched_stays_where_it_stops_further_fetches(topics_ready: Settings) -> None:
+    """aiokafka asks a broker for nothing, 100 ms at a time, while something of that broker lies with it."""
+    stuck = StuckEndpoint()
+    await produce(topics_ready, range(5000), partition=3, endpoint=b"stuck")
+    async with running(topics_ready, stuck.handle, patience_s=10_000) as worker:
+        await until(lambda: worker.dispatcher.lanes.waiting == QUEUE_MAX, "a full lane")
+        consumer = worker.app.consumer._thread._consumer  # type: ignore[attr-defined]
+        partition = TopicPartition(topics_ready.topics.deliveries, 3)
+        await until(lambda: consumer.paused() == {partition}, "the one that has no room is not asked for")
+        await until(lambda: not consumer._fetcher._records, "what had come of it is thrown away")
+        stuck.released.set()
+        await until(lambda: len(stuck.seen) == 5000 and not consumer.paused(), "all of it")
+
+
+async def test_what_waits_for_room_is_left_to_whoever_has_it_next(topics_ready: Settings) -> None:
+    stuck = StuckEndpoint()
+    await produce(topics_ready, range(5000), partition=3, endpoint=b"stuck")
+    async with running(topics_ready, stuck.handle, patience_s=10_000) as one:
+        await until(lambda: one.dispatcher.lanes.waiting == QUEUE_MAX, "a full lane")
+        async with running(topics_ready, stuck.handle, patience_s=10_000) as other:
+            await until(lambda: len(set(other.dispatcher.partitions)) > 0, "partitions of the second worker")
+            stuck.released.set()
+            await until(lambda: len(stuck.seen) == 5000, "all of it")
+
+
+async def test_the_consumer_has_no_thread(topics_ready: Settings) -> None:
+    async with running(topics_ready, Mock(side_effect=AssertionError)) as worker:
+        await until(lambda: worker.dispatcher.joined, "member of the group")
+        assert not [thread for thread in threading.enumerate() if isinstance(thread, WorkerThread)]
 
 
 async def test_the_group_s_answers_to_heartbeats_are_noted(topics_ready: Settings) -> None:
