@@ -79,7 +79,8 @@ class _Held:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     #: What goes to a tier with the next ones that do.
     put_offs: list[PutOff[_Entry]] = field(default_factory=list)
-    revoked: bool = False
+    #: It goes to another owner, or we end: nothing new of it begins.
+    closing: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -180,7 +181,9 @@ class Dispatcher:
     # ---- partitions -------------------------------------------------------------------------------------------------
 
     async def assigned(self, partitions: Mapping[TopicPartition, Commit]) -> None:
-        self._held = {partition: _Held(Tracker(commit)) for partition, commit in partitions.items()}
+        self._held = {
+            partition: _Held(Tracker(commit), closing=self._draining) for partition, commit in partitions.items()
+        }
         ours = {tp.partition for tp in partitions if tp.topic not in self._beside}
         count = self._io.partitions()
         self._progress_s = self._clock.monotonic_s()
@@ -191,10 +194,7 @@ class Dispatcher:
 
     async def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         going = {tp: self._held[tp] for tp in partitions if tp in self._held}
-        for held in going.values():
-            held.revoked = True
-        self._lanes.drop(lambda entry: entry.held.revoked)
-        self._changed.set()
+        self._close(going.values())
         await self._wait_for(going.values(), REVOKE_DRAIN_S)
         await self.commit()
         for partition in going:
@@ -206,7 +206,7 @@ class Dispatcher:
     def start_again(self, partition: TopicPartition, commit: Commit) -> None:
         if partition in self._held:
             # What is under way goes on; it is of the log that was, and has nothing to commit in this one.
-            self._held[partition] = _Held(Tracker(commit))
+            self._held[partition] = _Held(Tracker(commit), closing=self._draining)
             self._watch.assigned({partition: commit.next_offset})
 
     def has_room(self, partition: TopicPartition) -> bool:
@@ -217,7 +217,7 @@ class Dispatcher:
 
     def next_offset(self, partition: TopicPartition) -> int | None:
         held = self._held.get(partition)
-        return None if held is None or held.revoked or self._draining else held.tracker.expected_offset
+        return None if held is None or held.closing else held.tracker.expected_offset
 
     async def take(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
         held = self._held.get(partition)
@@ -244,7 +244,7 @@ class Dispatcher:
         for number, (record, what) in enumerate(zip(records, whats, strict=True)):
             if number and number % in_a_row == 0:
                 await asyncio.sleep(0)
-            if held.revoked or self._draining:
+            if held.closing:
                 # Not received as far as the tracker knows: the next owner starts with it.
                 return
             if not held.tracker.received(record.offset):
@@ -255,7 +255,7 @@ class Dispatcher:
                     await self._enter(entry)
             else:
                 await self._aside_slots.acquire()
-                if held.revoked or self._draining:
+                if held.closing:
                     self._aside_slots.release()
                     return
                 self._start(self._aside(record, what, held), held)
@@ -291,8 +291,7 @@ class Dispatcher:
     async def drain(self, within_s: float) -> int:
         """Start nothing new, wait for what is under way, commit. Gives what was left unfinished."""
         self._draining = True
-        self._lanes.drop(lambda _entry: True)
-        self._changed.set()
+        self._close(self._held.values())
         await self._wait_for(self._held.values(), within_s)
         await self.commit()
         return self.in_flight
@@ -306,7 +305,7 @@ class Dispatcher:
             self._refill_at = max(self._lanes.waiting - _REFILL, 0)
             self._changed.clear()
             await self._changed.wait()
-            if entry.held.revoked or self._draining:
+            if entry.held.closing:
                 return
 
     def _admit(self, entry: _Entry) -> bool:
@@ -387,7 +386,7 @@ class Dispatcher:
         waits, held.put_offs = held.put_offs[:_TOGETHER_MAX], held.put_offs[_TOGETHER_MAX:]
         if held.put_offs:
             asyncio.get_running_loop().call_soon(self._put_off_all, held)
-        if held.revoked or self._draining:
+        if held.closing:
             # Received and never done: the next owner starts with them.
             self._put_offs -= len(waits)
             return
@@ -436,7 +435,7 @@ class Dispatcher:
 
     async def _one_beside(self, record: ConsumerRecord, held: _Held) -> None:
         async with self._beside_slots:
-            if held.revoked or self._draining:
+            if held.closing:
                 # Received and never done: the next owner starts with it.
                 return
             await self._beside[record.topic](record)
@@ -455,6 +454,12 @@ class Dispatcher:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("record not handled", exc_info=error)
             self._crash(error)
+
+    def _close(self, held: Iterable[_Held]) -> None:
+        for one in held:
+            one.closing = True
+        self._lanes.drop(lambda entry: entry.held.closing)
+        self._changed.set()
 
     async def _wait_for(self, held: Iterable[_Held], within_s: float) -> None:
         tasks = [task for one in held for task in one.tasks]
