@@ -11,23 +11,20 @@ import sys
 import threading
 
 import uvloop
-from mode.loop import use
 
-use("uvloop")  # before Faust is imported, or it makes its consumer thread's loop without it
-
-from delivery_stream.app import Stream  # noqa: E402
-from delivery_stream.name_servers import NameServers  # noqa: E402
-from delivery_stream.resolver import Resolver  # noqa: E402
-from delivery_stream.sender import Sender  # noqa: E402
-from shared import logs  # noqa: E402
-from shared.clock import SystemClock  # noqa: E402
-from shared.collector import calm_collector  # noqa: E402
-from shared.errors import ConfigurationError, NotConfirmed  # noqa: E402
-from shared.health import serve_health  # noqa: E402
-from shared.kafka import Producer  # noqa: E402
-from shared.own_ports import own_ports, receiver_urls  # noqa: E402
-from shared.settings import Settings, load_settings  # noqa: E402
-from shared.subscriptions import SubscriptionMap  # noqa: E402
+from delivery_stream.app import Stream
+from delivery_stream.name_servers import NameServers
+from delivery_stream.resolver import Resolver
+from delivery_stream.sender import Sender
+from shared import logs
+from shared.clock import SystemClock
+from shared.collector import calm_collector
+from shared.errors import ConfigurationError, NotConfirmed
+from shared.health import serve_health
+from shared.kafka import Producer
+from shared.own_ports import own_ports, receiver_urls
+from shared.settings import Settings, load_settings
+from shared.subscriptions import SubscriptionMap
 
 log = logging.getLogger("delivery_stream")
 
