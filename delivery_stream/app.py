@@ -228,4 +228,5 @@ def create_app(settings: Settings, owner: Dispatcher) -> BatchApp:
 
 
 def _consumer_factory(settings: Settings, group: str) -> Callable[[], object]:
-    return lambda: new_consumer(settings, group=group)
+    # Who has not fetched for longer than that could never join again; `stuck` looks for those much sooner.
+    return lambda: new_consumer(settings, group=group, max_poll_interval_ms=24 * 3600 * 1000)

@@ -291,7 +291,7 @@ class Dispatcher:
     async def drain(self, within_s: float) -> int:
         """Start nothing new, wait for what is under way, commit. Gives what was left unfinished."""
         self._draining = True
-        self._close(self._held.values())
+        self._close([*self._held.values(), *self._tasks.values()])
         await self._wait_for(self._held.values(), within_s)
         await self.commit()
         return self.in_flight

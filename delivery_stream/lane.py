@@ -28,8 +28,8 @@ _LONGEST_PAUSE_S = 60.0
 _LONGEST_LIMITED_WAIT_S = 24 * 3600.0
 _FIRST_HORIZON_S = 5.0
 _LONGEST_HORIZON_S = 600.0
-#: Nobody is sent further away than this for a long backlog alone: it may be gone in a moment.
-_LONGEST_FOR_BACKLOG_S = 60.0
+#: A long backlog alone makes no horizon longer that is as long as this: it may be gone in a moment.
+_LONG_ENOUGH_S = 60.0
 #: What a shut lane keeps out comes back one by one: nobody knows yet how many it will take, or whether any.
 _COMES_BACK_EVERY_S = 0.05
 _SMOOTHING = 0.2
@@ -265,7 +265,7 @@ class Lane(Generic[_Q]):
             self._kept_out += 1
         else:
             wait_s = max(self._book_slot(now_s) - closed_s, 0.0)
-            early_s = min(wait_s / _GROWTH, _LONGEST_FOR_BACKLOG_S)
+            early_s = min(wait_s / _GROWTH, _LONG_ENOUGH_S)
         # Who has not answered yet, or fails, will hardly do better in a moment.
         doubled = waits + (self.failing or not self.proven)
         horizon_s = max(_FIRST_HORIZON_S * 2.0 ** min(doubled, 20), shut_for_s)

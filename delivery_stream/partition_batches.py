@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 from faust.types import TP
@@ -32,17 +32,19 @@ log = logging.getLogger(__name__)
 _FAUST_LOG = logging.getLogger("faust.app")
 
 _COMMIT_TIMEOUT_S = 5.0
+_RETRY_S = 1.0
 _Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int], int]
 #: How soon a partition that had no room is looked at again.
 _ROOM_POLL_S = 0.02
 #: Records fetched at a time: their bytes are read in one turn of the loop.
 _BATCH_MAX = 1000
-#: With so many fetched lists that are not taken, each a MiB or one large record, nothing more is fetched.
-_LISTS_MAX = 64
+#: With so many partitions of which something is fetched and not taken, each a MiB or one large record, or twice that,
+#: nothing more is fetched.
+_UNTAKEN_MAX = 64
 
 
 class Owner(Protocol):
-    """Who the partitions are handed to, always in the main loop."""
+    """Who the partitions are handed to."""
 
     async def assigned(self, partitions: Mapping[TopicPartition, Commit]) -> None:
         """These and no others are ours from now on, each with the group's commit, or where its log starts."""
@@ -131,12 +133,13 @@ class _NoThread(WorkerThread):
         self._serving = self.service.parent_loop.create_task(self._serve())
 
     def stop(self) -> None:
-        """The service has awaited its end."""
+        """There is no thread to wait for, and the service has said that it is shut down."""
 
     async def _serve(self) -> None:
         try:
             await self.service._serve()
-        except Exception:  # noqa: BLE001 - it has crashed the app with it
+        except Exception as error:  # noqa: BLE001 - nobody awaits this; what matters has crashed the app already
+            log.error("consumer ended", extra={"error": repr(error)})
             self.service.set_shutdown()
 
 
@@ -160,7 +163,7 @@ class _Member(AIOKafkaConsumerThread):
             await leave(self._consumer)
 
     def close(self) -> None:
-        """Faust calls it, in the wrong loop, when a rebalance comes while it stops: `on_thread_stop` does all."""
+        """Faust calls it when a rebalance comes while it stops: `on_thread_stop` does all."""
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         # Who stops has finished and committed, and answers nothing any more.
@@ -189,6 +192,9 @@ class _Member(AIOKafkaConsumerThread):
 
     async def commit_offsets(self, commits: Mapping[TopicPartition, Commit]) -> bool:
         consumer = self._ensure_consumer()
+        if consumer._closed:
+            # It would commit as somebody who is no member, and an empty group would take it.
+            return False
         assigned = consumer.assignment()
         offsets = {tp: OffsetAndMetadata(*commit) for tp, commit in commits.items() if tp in assigned}
         try:
@@ -288,8 +294,17 @@ class _BatchConsumer(Consumer):
         partitions = [TopicPartition(*tp) for tp in assigned]
         self._asked_again.clear()
         self._member.note_heartbeats()
-        await self._owner.assigned(await self._member.committed(partitions) if partitions else {})
+        await self._owner.assigned(await self._committed(partitions) if partitions else {})
         await super().on_partitions_assigned(assigned, generation_id)
+
+    async def _committed(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Commit]:
+        """Until the brokers say it: aiokafka logs what is raised here, and would go on without us."""
+        while True:
+            try:
+                return await self._member.committed(partitions)
+            except KafkaError as error:
+                log.warning("commits unknown", extra={"error": repr(error)})
+                await asyncio.sleep(_RETRY_S)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.stop_flow()
@@ -300,24 +315,27 @@ class _BatchConsumer(Consumer):
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
             await self._drain_until_stopped(fetcher)
-        except asyncio.CancelledError:
-            # Faust takes a cancellation in a rebalance for a crash; it may be the end of a stop.
-            if not fetcher._stopped.is_set():
+        except (asyncio.CancelledError, ConsumerStoppedError):
+            # Faust takes them for a crash, in the place of what has ended us; it may be the end of a stop.
+            if not (self.should_stop or fetcher.should_stop):
                 raise
 
     async def _drain_until_stopped(self, fetcher: Any) -> None:
-        while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+        while not (self.should_stop or fetcher.should_stop):
             self.turned_s = time.monotonic()
             if not self.flow_active:
                 await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # asyncio.Event serves, as in Faust
                 continue
             self._take_what_waits()
-            if self._takes and len(self._takes) + len(self._waiting) >= _LISTS_MAX:
-                await asyncio.wait(self._takes.values(), timeout=_ROOM_POLL_S, return_when=asyncio.FIRST_COMPLETED)
-            elif (active := self._get_active_partitions()) and len(self._waiting) < _LISTS_MAX:
-                await self._fetch(active, timeout_s=_ROOM_POLL_S if self._waiting else 1.0)
+            untaken = self._takes.keys() | self._waiting.keys()
+            if (wanted := self._wanted()) and len(untaken) < _UNTAKEN_MAX:
+                await self._fetch(wanted, timeout_s=_ROOM_POLL_S if self._waiting else 1.0)
             else:
                 await asyncio.sleep(_ROOM_POLL_S)
+
+    def _wanted(self) -> set[TP]:
+        """A set of its own: Faust empties the other in a rebalance, and for aiokafka an empty one means all."""
+        return {tp for tp in self._get_active_partitions() if self._owner.next_offset(TopicPartition(*tp)) is not None}
 
     async def _fetch(self, wanted: set[TP], timeout_s: float) -> None:
         fetched, positions, self.lag = await self._member.fetch(wanted, timeout_s)

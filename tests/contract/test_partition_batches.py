@@ -234,6 +234,23 @@ async def test_what_waits_for_room_is_left_to_whoever_has_it_next(topics_ready: 
             await until(lambda: len(stuck.seen) == 5000, "all of it")
 
 
+async def test_the_first_fault_is_the_one_that_is_told(topics_ready: Settings) -> None:
+    """The consumer ends with the app, and the fetch that is under way then must not look like the reason."""
+    worker = Worker(topics_ready, Mock(side_effect=AssertionError), patience_s=30)
+    await worker.start()
+    await until(lambda: worker.dispatcher.joined, "member of the group")
+    fault = KeyError("a bug")
+    await worker.app.crash(fault)
+    consumer = worker.app.consumer._thread._consumer  # type: ignore[attr-defined]
+    await until(lambda: consumer._closed, "the consumer's end")
+    ended_s = time.monotonic()
+    assert not await worker.app.commit_offsets({TopicPartition(topics_ready.topics.deliveries, 3): Commit(1, "")})
+    await asyncio.sleep(0.5)
+    assert worker.app.turned_s < ended_s, "nothing is fetched any more"
+    await worker.app.stop()
+    assert worker.app.crash_reason is fault
+
+
 async def test_the_consumer_has_no_thread(topics_ready: Settings) -> None:
     async with running(topics_ready, Mock(side_effect=AssertionError)) as worker:
         await until(lambda: worker.dispatcher.joined, "member of the group")
