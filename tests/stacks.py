@@ -40,15 +40,17 @@ class Stack:
 
 
 @contextmanager
-def find_stack(*, kafka_heap: str | None = None) -> Iterator[Stack]:
-    """The first of the three sources that is there; what was started is stopped. ``kafka_heap``: if embedded."""
+def find_stack(
+    *, kafka_heap: str | None = None, kafka_collector: embedded_kafka.Collector = "Serial"
+) -> Iterator[Stack]:
+    """The first of the three sources that is there; what was started is stopped. ``kafka_…``: if embedded."""
     if named := from_environment():
         yield named
     elif docker_answers():
         with containers() as stack:
             yield stack
     else:
-        with embedded(kafka_heap) as stack:
+        with embedded(kafka_heap, kafka_collector) as stack:
             yield stack
 
 
@@ -101,14 +103,14 @@ def containers() -> Iterator[Stack]:
 
 
 @contextmanager
-def embedded(kafka_heap: str | None = None) -> Iterator[Stack]:
+def embedded(kafka_heap: str | None = None, kafka_collector: embedded_kafka.Collector = "Serial") -> Iterator[Stack]:
     """Started in a temporary folder, Kafka as often as KAFKA_BROKERS says; they end with us."""
     with ExitStack() as at_end:
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="hooklog-tests-")))
         folder.chmod(0o711)  # Postgres' user, when we are root
         leash = Leash()
         at_end.callback(leash.close)
-        stack, programs = prepare(folder, kafka_heap=kafka_heap, durable=False)
+        stack, programs = prepare(folder, kafka_heap=kafka_heap, kafka_collector=kafka_collector, durable=False)
         for program in programs:
             at_end.enter_context(running(program, folder, leash))
         _wait_for(stack)
@@ -132,7 +134,13 @@ def running(program: Program, folder: Path, leash: Leash) -> Iterator[subprocess
         leash.ended(child)
 
 
-def prepare(folder: Path, *, kafka_heap: str | None = None, durable: bool) -> tuple[Stack, list[Program]]:
+def prepare(
+    folder: Path,
+    *,
+    kafka_heap: str | None = None,
+    kafka_collector: embedded_kafka.Collector = "Serial",
+    durable: bool,
+) -> tuple[Stack, list[Program]]:
     """Where they will answer, and what to run; without Redis where there is none. Not ``durable``: see Postgres."""
     brokers = Settings(_env_file=None).kafka_brokers
     jars, taken = ensure_jars(), set[int]()
@@ -141,7 +149,7 @@ def prepare(folder: Path, *, kafka_heap: str | None = None, durable: bool) -> tu
     embedded_kafka.prepare(kafka, jars)
     embedded_postgres.prepare(folder / "postgres")
     programs = [
-        *embedded_kafka.programs(kafka, jars, heap=kafka_heap),
+        *embedded_kafka.programs(kafka, jars, heap=kafka_heap, collector=kafka_collector),
         embedded_postgres.program(folder / "postgres", port=postgres_port, durable=durable),
     ]
     redis_url = ""

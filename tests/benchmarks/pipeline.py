@@ -215,8 +215,9 @@ async def _committed(consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, O
 def pipeline(**settings: object) -> Iterator[Pipeline]:
     """On the stack that tests use; everything ends with the block."""
     with ExitStack() as at_end:
-        # As a broker has it: with 256 MiB it stops every 2 s to collect, and that would be measured.
-        stack = at_end.enter_context(find_stack(kafka_heap="1g"))
+        # With 256 MiB a broker stops every 2 s to collect, with a GiB for 60 to 80 ms every 16 to 25 s, and sooner the
+        # more it is sent: that would be measured.
+        stack = at_end.enter_context(find_stack(kafka_heap="1g", kafka_collector="Z"))
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="hooklog-benchmark-")))
         leash = Leash()
         at_end.callback(leash.close)
