@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
 from aiokafka.structs import OffsetAndMetadata
 
+from deploy.embedded_kafka import Collector
 from deploy.leash import Leash
 from deploy.migrate import migrate
 from deploy.program import Program, free_port
@@ -212,12 +213,11 @@ async def _committed(consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, O
 
 
 @contextmanager
-def pipeline(**settings: object) -> Iterator[Pipeline]:
+def pipeline(*, kafka_collector: Collector = "Serial", **settings: object) -> Iterator[Pipeline]:
     """On the stack that tests use; everything ends with the block."""
     with ExitStack() as at_end:
-        # With 256 MiB a broker stops every 2 s to collect, with a GiB for 60 to 80 ms every 16 to 25 s, and sooner the
-        # more it is sent: that would be measured.
-        stack = at_end.enter_context(find_stack(kafka_heap="1g", kafka_collector="Z"))
+        # As a broker has it: with 256 MiB it stops every 2 s to collect, and that would be measured.
+        stack = at_end.enter_context(find_stack(kafka_heap="1g", kafka_collector=kafka_collector))
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="hooklog-benchmark-")))
         leash = Leash()
         at_end.callback(leash.close)
