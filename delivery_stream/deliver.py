@@ -1,7 +1,7 @@
 """One delivery -> one attempt. The main path, top to bottom.
 
-Between two steps a delivery gives way (`asyncio.sleep(0)`): each step is then done for many in a row, which takes a
-seventh less time than all steps of one and then of the next (docs/decisions/0011-what-a-delivery-costs.md).
+All whose requests end in one turn of the loop are concluded together, each step for all of them in a row: that takes a
+fifth less time than all steps of one and then of the next (docs/decisions/0011-what-a-delivery-costs.md).
 """
 
 from __future__ import annotations
@@ -84,53 +84,81 @@ class DeliverIO:
     max_event_age_s: float
 
 
-async def deliver(delivery: Delivery, io: DeliverIO, ended: Callable[[Outcome], None]) -> bool:
-    """One delivery, from its topic to its next hop; returns once Kafka has confirmed every record.
+class Ended(NamedTuple):
+    """A delivery whose request is over, or which had none; nothing of it is on record yet."""
+
+    delivery: Delivery
+    subscription: Subscription | None
+    outcome: Outcome
+    started_ms: int
+
+
+async def deliver(delivery: Delivery, io: DeliverIO) -> Ended:
+    """One delivery's attempt; `conclude` must follow.
 
     The caller marks the offset done after that, so a crash on any line repeats the attempt and never loses it.
-    ``ended`` hears the outcome as soon as the endpoint is free again. False: it was put off, and the same attempt will
-    be asked for by another record.
     """
     known = io.subscriptions.peek(delivery.subscription_id)  # nearly always in memory: one coroutine less
     subscription = known.subscription if isinstance(known, Found) else await subscription_of(delivery, io)
     started_ms = io.clock.now_ms()
     outcome = await attempt(delivery, subscription, io, started_ms)
-    ended(outcome)
-    await asyncio.sleep(0)
-    return await conclude(delivery, subscription, outcome, started_ms, io)
+    return Ended(delivery, subscription if isinstance(subscription, Subscription) else None, outcome, started_ms)
 
 
 async def keep(delivery: Delivery, subscription: Subscription | None, io: DeliverIO) -> bool:
-    """As `deliver` for a subscription that is not active, or was deleted: parked or cancelled, and never a request."""
+    """For a subscription that is not active, or was deleted: parked or cancelled, and never a request.
+
+    Returns as `conclude`.
+    """
     started_ms = io.clock.now_ms()
-    return await conclude(delivery, subscription, await attempt(delivery, subscription, io, started_ms), started_ms, io)
+    outcome = await attempt(delivery, subscription, io, started_ms)
+    [finished] = await conclude([Ended(delivery, subscription, outcome, started_ms)], io)
+    return finished
 
 
-async def conclude(
-    delivery: Delivery,
-    subscription: Subscription | Unreachable | None,
-    outcome: Outcome,
-    started_ms: int,
-    io: DeliverIO,
-) -> bool:
-    """What follows from the outcome, confirmed by Kafka; as `deliver`."""
-    known = subscription if isinstance(subscription, Subscription) else None
-    decision = decide(outcome, delivery.attempt, schedule_for(known, io.schedule))
+async def conclude(ended: Sequence[Ended], io: DeliverIO) -> list[bool]:
+    """What follows from each outcome, on record; returns once Kafka has confirmed every record.
+
+    False for one that was put off or parked: the same attempt will be asked for by another record.
+    """
     now_ms = io.clock.now_ms()
-    if isinstance(decision, Wait):
-        if not outlived(delivery, now_ms, io):
-            await put_off([Waiting(delivery, known, decision)], now_ms, io)
-            return False
-        outcome, started_ms = TooOld(), now_ms
-        decision = decide(outcome, delivery.attempt, io.schedule)
-    what_happened = attempt_record(delivery, known, outcome, decision, started_ms, now_ms)
-    hop = next_hop(delivery, outcome, decision, now_ms, io.topics)
-    await asyncio.sleep(0)
-    _attempted.say(_facts(what_happened, decision))
-    await asyncio.sleep(0)
-    await _publish(delivery, what_happened.to_record(io.topics.attempts), hop, io)
-    _count(what_happened)
-    return not isinstance(decision, Park)
+    decided = [_decided(one, now_ms, io) for one in ended]
+    waiting = [Waiting(one.delivery, one.subscription, wait) for one, wait in decided if isinstance(wait, Wait)]
+    if waiting:
+        over = [(one, decision) for one, decision in decided if not isinstance(decision, Wait)]
+        await asyncio.gather(_put_on_record(over, now_ms, io), put_off(waiting, now_ms, io))
+    else:
+        await _put_on_record(decided, now_ms, io)
+    return [not isinstance(decision, Wait | Park) for _, decision in decided]
+
+
+def _decided(one: Ended, now_ms: int, io: DeliverIO) -> tuple[Ended, Decision]:
+    decision = decide(one.outcome, one.delivery.attempt, schedule_for(one.subscription, io.schedule))
+    if isinstance(decision, Wait) and outlived(one.delivery, now_ms, io):
+        one = one._replace(outcome=TooOld(), started_ms=now_ms)
+        decision = decide(one.outcome, one.delivery.attempt, io.schedule)
+    return one, decision
+
+
+async def _put_on_record(over: Sequence[tuple[Ended, Decision]], now_ms: int, io: DeliverIO) -> None:
+    """Each step for all of them, and not all steps of one and then of the next."""
+    happened = [
+        attempt_record(one.delivery, one.subscription, one.outcome, decision, one.started_ms, now_ms)
+        for one, decision in over
+    ]
+    for what, (_, decision) in zip(happened, over, strict=True):
+        _attempted.say(_facts(what, decision))
+    logged = [what.to_record(io.topics.attempts) for what in happened]
+    hops = [next_hop(one.delivery, one.outcome, decision, now_ms, io.topics) for one, decision in over]
+    await _publish(
+        [
+            (one.delivery, (record,) if hop is None else (record, hop))
+            for (one, _), record, hop in zip(over, logged, hops, strict=True)
+        ],
+        io,
+    )
+    for what in happened:
+        _count(what)
 
 
 class Waiting(NamedTuple):
@@ -144,24 +172,19 @@ class Waiting(NamedTuple):
 async def put_off(waiting: Sequence[Waiting], now_ms: int, io: DeliverIO) -> None:
     """Each into a tier, no attempt counted; returns once Kafka has confirmed all.
 
-    A delivery that waits for ever ends by its age, or by the number of its waits. Where the broker refuses one for its
-    size, the others may be written twice, as after a crash.
+    A delivery that waits for ever ends by its age, or by the number of its waits.
     """
     ending = [one for one in waiting if outlived(one.delivery, now_ms, io)]
     going_on = [one for one in waiting if not outlived(one.delivery, now_ms, io)] if ending else waiting
-    pairs = [_waiting_records(one, now_ms, io) for one in going_on]
-    try:
-        await io.publish([record for pair in pairs for record in pair if record is not None])
-    except RecordTooLarge:
-        for one, (what_happened, hop) in zip(going_on, pairs, strict=True):
-            await _publish(one.delivery, what_happened, hop, io)
+    await _publish([(one.delivery, _waiting_records(one, now_ms, io)) for one in going_on], io)
     for one in going_on:
         metrics.WAITS[one.wait.reason].inc()
         metrics.DEFERRED_SECONDS.inc(one.wait.wait_s)
-    await asyncio.gather(*(conclude(one.delivery, one.subscription, TooOld(), now_ms, io) for one in ending))
+    if ending:
+        await conclude([Ended(one.delivery, one.subscription, TooOld(), now_ms) for one in ending], io)
 
 
-def _waiting_records(one: Waiting, now_ms: int, io: DeliverIO) -> tuple[Record | None, Record]:
+def _waiting_records(one: Waiting, now_ms: int, io: DeliverIO) -> Sequence[Record]:
     """What the attempt log shall say of it, and its next hop."""
     delivery, subscription, wait = one
     # An endpoint's pace is a guess; everything else is kept to the point.
@@ -175,8 +198,8 @@ def _waiting_records(one: Waiting, now_ms: int, io: DeliverIO) -> tuple[Record |
     )
     # The first, the second, the fourth, the eighth wait and so on: a log that a long outage does not fill.
     shown = not later.waits & later.waits - 1
-    what_happened = waiting_record(later, subscription, wait, now_ms).to_record(io.topics.attempts) if shown else None
-    return what_happened, later.to_record(io.topics.tier(delay_s))
+    hop = later.to_record(io.topics.tier(delay_s))
+    return (waiting_record(later, subscription, wait, now_ms).to_record(io.topics.attempts), hop) if shown else (hop,)
 
 
 async def subscription_of(delivery: Delivery, io: DeliverIO) -> Subscription | Unreachable | None:
@@ -311,15 +334,23 @@ def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: i
             return _dead(delivery, outcome, reason, now_ms, topics)
 
 
-async def _publish(delivery: Delivery, what_happened: Record | None, hop: Record | None, io: DeliverIO) -> None:
-    records = [record for record in (what_happened, hop) if record is not None]
+async def _publish(records_of: Sequence[tuple[Delivery, Sequence[Record]]], io: DeliverIO) -> None:
+    """The records of each delivery, its next hop last."""
     try:
-        await io.publish(records)
+        await io.publish([record for _, records in records_of for record in records])
     except RecordTooLarge:
-        # Only a foreign record can come so close to the limit that our headers push it over.
-        too_large = InternalError("too large for its next hop")
-        records[-1] = _dead(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)
-        await io.publish(records)
+        if len(records_of) == 1:
+            await _publish_dead(*records_of[0], io)
+        else:
+            # One of them, and it takes no other with it. They may be written twice, as after a crash.
+            await asyncio.gather(*(_publish((one,), io) for one in records_of))
+
+
+async def _publish_dead(delivery: Delivery, records: Sequence[Record], io: DeliverIO) -> None:
+    """Only a foreign record can come so close to the limit that our headers push it over."""
+    too_large = InternalError("too large for its next hop")
+    dead = _dead(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)
+    await io.publish([*records[:-1], dead])
 
 
 def _dead(delivery: Delivery, outcome: Outcome, reason: str, now_ms: int, topics: Topics) -> Record:

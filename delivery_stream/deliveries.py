@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiokafka import ConsumerRecord
 
-from delivery_stream.decision import Outcome, Wait
-from delivery_stream.deliver import DeliverIO, Waiting, deliver, keep, put_off
+from delivery_stream.decision import Wait
+from delivery_stream.deliver import DeliverIO, Ended, Waiting, conclude, deliver, keep, put_off
 from delivery_stream.intake import Astray, IntakeIO
 from shared.records import Delivery
 from shared.subscriptions import Absent, Found, Subscription
@@ -45,8 +45,11 @@ class Deliveries:
             async with asyncio.timeout(LEARN_S):
                 await asyncio.gather(*map(self._io.subscriptions.get, unknown))
 
-    def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> Awaitable[bool]:
-        return deliver(delivery, self._io, ended)
+    def deliver(self, delivery: Delivery) -> Awaitable[Ended]:
+        return deliver(delivery, self._io)
+
+    def conclude(self, ended: Sequence[Ended]) -> Awaitable[Sequence[bool]]:
+        return conclude(ended, self._io)
 
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]:
         return keep(delivery, subscription, self._io)

@@ -16,7 +16,9 @@ from typing import Protocol
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-from delivery_stream.decision import Answered, Outcome, Wait, health_of
+from delivery_stream.conclusions import Conclusions
+from delivery_stream.decision import Answered, Wait, health_of
+from delivery_stream.deliver import Ended
 from delivery_stream.intake import Astray, Unreadable, read
 from delivery_stream.lanes import TICK_S, Lanes, PutOff, Verdict
 from delivery_stream.offsets import Commit, Tracker
@@ -49,9 +51,10 @@ Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
 
 
 class Delivers(Protocol):
-    """What becomes of a delivery. Everything returns once Kafka has confirmed what follows."""
+    """What becomes of a delivery. All but ``deliver`` return once Kafka has confirmed what follows."""
 
-    def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> Awaitable[bool]: ...
+    def deliver(self, delivery: Delivery) -> Awaitable[Ended]: ...
+    def conclude(self, ended: Sequence[Ended]) -> Awaitable[Sequence[bool]]: ...
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]: ...
     async def put_off(self, waiting: Sequence[tuple[Delivery, Wait]]) -> None: ...
     async def rehome(self, astray: Astray) -> bool: ...
@@ -142,6 +145,8 @@ class Dispatcher:
         self._changed = asyncio.Event()
         #: How many wait to be put off, or for Kafka to confirm that they are.
         self._put_offs = 0
+        #: Requests that are over, with what came of them.
+        self._conclusions = Conclusions(self._conclude, self._check)
         self._refill_at = 0
         self._pumping = False
         #: Batches that are being taken, each of another partition.
@@ -157,7 +162,7 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """Records under way, those of partitions given away too."""
-        return sum(len(held.tasks) for held in self._held.values())
+        return sum(len(held.tasks) for held in self._held.values()) + len(self._conclusions)
 
     @property
     def partitions(self) -> Iterable[TopicPartition]:
@@ -337,27 +342,47 @@ class Dispatcher:
         return True
 
     async def _keep(self, entry: _Entry, subscription: Subscription | None) -> None:
-        await self._repeats.once(entry.attempt_key, lambda: self._io.keep(entry.delivery, subscription))
+        if await self._repeats.begin(entry.attempt_key):
+            finished = False
+            try:
+                finished = await self._io.keep(entry.delivery, subscription)
+            finally:
+                self._repeats.end(entry.attempt_key, finished=finished)
         self._done(entry)
 
     async def _one(self, entry: _Entry) -> None:
-        """Its slot is taken already."""
-        under_way = True
-
-        def ended(outcome: Outcome) -> None:
-            nonlocal under_way
-            under_way = False
-            asked_s = outcome.retry_after_s if isinstance(outcome, Answered) else 0.0
-            self._lanes.ended(entry, health_of(outcome), self._clock.monotonic_s(), asked_s=asked_s)
-
+        """Its slot is taken already; it is free again when what came of it is on record."""
+        begun, ended = False, None
         try:
-            await self._repeats.once(entry.attempt_key, lambda: self._io.deliver(entry.delivery, ended))
-            self._done(entry)
+            begun = await self._repeats.begin(entry.attempt_key)
+            if begun:
+                ended = await self._io.deliver(entry.delivery)
         finally:
-            if under_way:
+            if ended is None:
                 self._lanes.ended(entry, "unknown", self._clock.monotonic_s())
-            self._lanes.confirmed()
-            self._pump_soon()
+                self._let_go(entry, begun=begun, finished=False)
+        if ended is None:
+            self._done(entry)
+            return
+        asked_s = ended.outcome.retry_after_s if isinstance(ended.outcome, Answered) else 0.0
+        self._lanes.ended(entry, health_of(ended.outcome), self._clock.monotonic_s(), asked_s=asked_s)
+        self._conclusions.add((entry, ended))
+
+    async def _conclude(self, several: Sequence[tuple[_Entry, Ended]]) -> None:
+        finished: Sequence[bool] = [False] * len(several)
+        try:
+            finished = await self._io.conclude([ended for _, ended in several])
+            for entry, _ in several:
+                self._done(entry)
+        finally:
+            for (entry, _), is_finished in zip(several, finished, strict=True):
+                self._let_go(entry, begun=True, finished=is_finished)
+
+    def _let_go(self, entry: _Entry, *, begun: bool, finished: bool) -> None:
+        if begun:
+            self._repeats.end(entry.attempt_key, finished=finished)
+        self._lanes.confirmed()
+        self._pump_soon()
 
     def _pump_soon(self) -> None:
         """Once for all that end in this turn of the loop."""
@@ -415,7 +440,7 @@ class Dispatcher:
 
     def _has_room(self) -> bool:
         """For one more task; and the partitions are ours beyond doubt."""
-        busy = len(self._tasks) + self._put_offs
+        busy = len(self._tasks) + len(self._conclusions) + self._put_offs
         return busy < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
 
     def _done(self, entry: _Entry) -> None:
@@ -451,6 +476,9 @@ class Dispatcher:
 
     def _task_over(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task).tasks.discard(task)
+        self._check(task)
+
+    def _check(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("record not handled", exc_info=error)
             self._crash(error)
@@ -462,6 +490,9 @@ class Dispatcher:
         self._changed.set()
 
     async def _wait_for(self, held: Iterable[_Held], within_s: float) -> None:
-        tasks = [task for one in held for task in one.tasks]
-        if tasks:
+        ends_s = self._clock.monotonic_s() + within_s
+        if tasks := [task for one in held for task in one.tasks]:
             await asyncio.wait(tasks, timeout=within_s)
+        # Their requests are over; what came of them goes on record beside that of others.
+        if tasks := self._conclusions.tasks():
+            await asyncio.wait(tasks, timeout=max(ends_s - self._clock.monotonic_s(), 0.0))

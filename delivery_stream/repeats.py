@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Hashable
 
 #: About 30 MB of keys; at 300 attempts a second a memory of 11 minutes.
 REMEMBERED_MAX = 200_000
@@ -27,25 +27,23 @@ class Repeats:
         """Whether a copy has finished."""
         return key in self._finished
 
-    async def once(self, key: Hashable, do: Callable[[], Awaitable[bool]]) -> bool:
-        """Await ``do()`` unless a copy of ``key`` has finished; wait for one that is under way. False: not done again.
-
-        ``do()`` tells whether it is finished. One that was put off, raised or was cancelled is not: the next copy runs.
-        """
+    async def begin(self, key: Hashable) -> bool:
+        """False: a copy of ``key`` has finished. Else `end` must follow. Waits for a copy that is under way."""
         while key in self._running:
             await asyncio.wait([self._end_of(key)])
         if key in self._finished:
             return False
         self._running[key] = None
-        try:
-            if await do():
-                self._finished[key] = None
-                if len(self._finished) > self._remembered_max:
-                    self._finished.popitem(last=False)
-            return True
-        finally:
-            if waited_for := self._running.pop(key):
-                waited_for.set_result(None)
+        return True
+
+    def end(self, key: Hashable, *, finished: bool) -> None:
+        """Not ``finished``, put off for example: the next copy runs."""
+        if finished:
+            self._finished[key] = None
+            if len(self._finished) > self._remembered_max:
+                self._finished.popitem(last=False)
+        if waited_for := self._running.pop(key):
+            waited_for.set_result(None)
 
     def _end_of(self, key: Hashable) -> asyncio.Future[None]:
         end = self._running[key]

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from aiokafka import ConsumerRecord
 
 from delivery_stream.decision import Answered, Outcome, Wait
+from delivery_stream.deliver import Ended
 from delivery_stream.intake import Astray
 from shared.records import Delivery
 from shared.subscriptions import Absent, Found, Subscription
@@ -24,7 +25,9 @@ class Handled:
         self.subscriptions: dict[str, Subscription] = {}
         self.kept: list[Delivery] = []
         self.put_offs: list[tuple[Delivery, Wait]] = []
-        #: Whether Kafka confirms what is put off.
+        #: How many at a time.
+        self.concluded: list[int] = []
+        #: Whether Kafka confirms what is put off, and what is concluded.
         self.confirms = asyncio.Event()
         self.confirms.set()
         self.rehomed: list[Astray] = []
@@ -40,9 +43,13 @@ class Handled:
         found = self.subscriptions.get(subscription_id)
         return Found(found) if found else None
 
-    async def deliver(self, delivery: Delivery, ended: Callable[[Outcome], None]) -> bool:
-        ended(await self._handle(delivery) or Answered(200))
-        return True
+    async def deliver(self, delivery: Delivery) -> Ended:
+        return Ended(delivery, None, await self._handle(delivery) or Answered(200), started_ms=0)
+
+    async def conclude(self, ended: Sequence[Ended]) -> Sequence[bool]:
+        self.concluded.append(len(ended))
+        await self.confirms.wait()
+        return [True] * len(ended)
 
     async def keep(self, delivery: Delivery, subscription: Subscription | None) -> bool:
         self.kept.append(delivery)

@@ -14,9 +14,12 @@ from delivery_stream.decision import (
     DeadLetter,
     Delivered,
     NoAnswer,
+    NoSubscription,
+    NotActive,
     Outcome,
     Park,
     RetryIn,
+    StoresUnreachable,
     Timings,
     TooOld,
     Wait,
@@ -24,10 +27,12 @@ from delivery_stream.decision import (
 from delivery_stream.deliver import (
     WAITS_MAX,
     DeliverIO,
+    Ended,
     Knows,
     Waiting,
     attempt,
     attempt_record,
+    conclude,
     next_hop,
     put_off,
     schedule_for,
@@ -186,8 +191,51 @@ async def test_what_is_put_off_goes_together_and_what_may_not_wait_any_more_ends
     told, tier, dead = "webhooks.attempts", "webhooks.retry-1s", "webhooks.dead-letter"
     # The fifth wait is no power of two: it is not told of.
     assert [log.topics_of(one) for one in ids] == [[told, tier], [tier], [told, dead], [told, dead]]
-    assert log.publishes == 3, "one for all that wait, one for each that ends"
+    assert log.publishes == 2, "one for all that wait, one for all that end"
     assert all(headers_of(record)["waits"] in ("1", "5") for record in log.records if record.topic == tier)
+
+
+async def test_what_ended_together_is_put_on_record_together_each_for_itself() -> None:
+    log = Log()
+    outcomes: dict[str, Outcome] = {
+        "arrived": Answered(200),
+        "failed": Answered(500),
+        "waits": StoresUnreachable(),
+        "waited-too-often": StoresUnreachable(),
+        "paused": NotActive("paused"),
+        "deleted": NoSubscription(),
+    }
+    ended = [
+        Ended(
+            delivery(webhook_id=one, waits=WAITS_MAX if one == "waited-too-often" else 0),
+            None if isinstance(outcome, NoSubscription | StoresUnreachable) else subscription(),
+            outcome,
+            NOW_MS,
+        )
+        for one, outcome in outcomes.items()
+    ]
+    assert await conclude(ended, io_of(log.publish)) == [True, True, False, True, False, True]
+    told = "webhooks.attempts"
+    assert [log.topics_of(one) for one in outcomes] == [
+        [told],
+        [told, "webhooks.retry-10s"],
+        [told, "webhooks.retry-4s"],
+        [told, "webhooks.dead-letter"],
+        [told, "webhooks.parked"],
+        [told],
+    ]
+    assert log.publishes == 2, "one for what is over, one for what is put off"
+
+
+async def test_a_failure_that_is_too_large_for_its_tier_is_dead_and_takes_no_other_with_it() -> None:
+    log = Log()
+    deliveries = [delivery(webhook_id="small"), delivery(webhook_id="large", payload=b"x" * 1001)]
+    ended = [Ended(one, subscription(), Answered(500), NOW_MS) for one in deliveries]
+    assert await conclude(ended, io_of(log.publish)) == [True, True]
+    # What Kafka had taken before it refused is written again.
+    assert set(log.topics_of("small")) == {"webhooks.attempts", "webhooks.retry-10s"}
+    assert log.topics_of("large")[-1] == "webhooks.dead-letter"
+    assert "webhooks.retry-10s" not in log.topics_of("large")
 
 
 async def test_one_that_is_too_large_for_its_next_hop_takes_no_other_with_it() -> None:

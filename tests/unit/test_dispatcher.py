@@ -9,11 +9,13 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
+from delivery_stream.deliver import Ended
 from delivery_stream.dispatcher import BESIDE_AT_ONCE, Dispatcher
 from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit
 from shared.clock import SystemClock
 from shared.completed_offsets import decode_completed
+from shared.errors import NotConfirmed
 from shared.records import Delivery
 from shared.skip_watch import Positions
 from tests.eventually import eventually
@@ -101,6 +103,7 @@ async def test_what_has_no_slot_waits_in_its_lane_and_starts_when_there_is_one()
     assert bench.started == [0, 1, 2]
     await bench.finish(*range(6))
     assert sorted(bench.started) == list(range(6))
+    await turns()
     await bench.dispatcher.commit()
     assert bench.commits[-1][P0].next_offset == 6
 
@@ -270,6 +273,57 @@ async def test_a_revoke_waits_for_what_is_under_way_commits_it_and_starts_nothin
     assert bench.started == [0]
     assert bench.commits == [{P0: Commit(1, "")}]
     assert list(bench.dispatcher.partitions) == []
+
+
+async def test_what_ends_together_is_concluded_together_and_keeps_its_slots_until_then() -> None:
+    bench = Bench(max_in_flight=8)
+    bench.io.confirms.clear()
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(8)))
+    await turns()
+    assert bench.started == [0, 1, 2, 3], "unknown endpoints get half of the slots"
+    await bench.finish(0, 2)
+    assert bench.io.concluded == [2]
+    assert (bench.lanes.in_flight, bench.dispatcher.in_flight, bench.dispatcher.unfinished) == (4, 4, 8)
+    await bench.dispatcher.commit()
+    assert bench.commits == [], "not confirmed yet"
+    bench.io.confirms.set()
+    await turns()
+    await bench.dispatcher.commit()
+    assert decode_completed(bench.commits[-1][P0]) == {2}
+    assert bench.commits[-1][P0].next_offset == 1
+    await bench.dispatcher.drain(0)
+    await bench.finish(*bench.started)
+
+
+async def test_a_revoke_waits_until_what_came_of_the_requests_is_on_record() -> None:
+    bench = Bench()
+    bench.io.confirms.clear()
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0))
+    await turns()
+    revoking = asyncio.create_task(bench.dispatcher.revoked([P0]))
+    await bench.finish(0)
+    assert bench.io.concluded == [1]
+    assert not revoking.done()
+    bench.io.confirms.set()
+    await revoking
+    assert bench.commits == [{P0: Commit(1, "")}]
+
+
+async def test_what_cannot_be_put_on_record_ends_the_process_and_leaves_the_offsets_open() -> None:
+    bench = Bench()
+
+    async def fails(ended: Sequence[Ended]) -> Sequence[bool]:
+        raise NotConfirmed("no broker")
+
+    bench.io.conclude = fails  # type: ignore[method-assign]
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0, 1))
+    await bench.finish(0, 1)
+    assert [type(error) for error in bench.crashes] == [NotConfirmed]
+    await bench.dispatcher.commit()
+    assert (bench.commits, bench.dispatcher.unfinished, bench.dispatcher.in_flight) == ([], 2, 0)
 
 
 async def test_what_ends_after_the_hand_over_is_not_committed() -> None:
