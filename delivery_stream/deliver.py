@@ -1,7 +1,6 @@
 """One delivery -> one attempt. The main path, top to bottom.
 
-All whose requests end in one turn of the loop are concluded together, each step for all of them in a row: that takes a
-fifth less time than all steps of one and then of the next (docs/decisions/0011-what-a-delivery-costs.md).
+What follows from deliveries that end together is made for all of them in a row (docs/decisions/0011).
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -93,8 +93,19 @@ class Ended(NamedTuple):
     started_ms: int
 
 
+class Conclusion(NamedTuple):
+    """What follows from an outcome. It counts once Kafka has confirmed it."""
+
+    #: False: put off or parked, and the same attempt will be asked for by another record.
+    finished: bool
+    #: All there is to write; None: there is more.
+    record: Record | None
+    #: Writes all of it, and returns once Kafka has confirmed it.
+    publish: Callable[[], Awaitable[None]]
+
+
 async def deliver(delivery: Delivery, io: DeliverIO) -> Ended:
-    """One delivery's attempt; `conclude` must follow.
+    """One delivery's request; `conclude` must follow.
 
     The caller marks the offset done after that, so a crash on any line repeats the attempt and never loses it.
     """
@@ -108,28 +119,46 @@ async def deliver(delivery: Delivery, io: DeliverIO) -> Ended:
 async def keep(delivery: Delivery, subscription: Subscription | None, io: DeliverIO) -> bool:
     """For a subscription that is not active, or was deleted: parked or cancelled, and never a request.
 
-    Returns as `conclude`.
+    Gives `Conclusion.finished`, once Kafka has confirmed what follows.
     """
     started_ms = io.clock.now_ms()
     outcome = await attempt(delivery, subscription, io, started_ms)
-    [finished] = await conclude([Ended(delivery, subscription, outcome, started_ms)], io)
-    return finished
+    [conclusion] = conclude([Ended(delivery, subscription, outcome, started_ms)], io)
+    await conclusion.publish()
+    return conclusion.finished
 
 
-async def conclude(ended: Sequence[Ended], io: DeliverIO) -> list[bool]:
-    """What follows from each outcome, on record; returns once Kafka has confirmed every record.
-
-    False for one that was put off or parked: the same attempt will be asked for by another record.
-    """
+def conclude(ended: Sequence[Ended], io: DeliverIO) -> list[Conclusion]:
+    """What follows from each. Each step for all of them, and not all steps of one and then of the next."""
     now_ms = io.clock.now_ms()
     decided = [_decided(one, now_ms, io) for one in ended]
-    waiting = [Waiting(one.delivery, one.subscription, wait) for one, wait in decided if isinstance(wait, Wait)]
-    if waiting:
-        over = [(one, decision) for one, decision in decided if not isinstance(decision, Wait)]
-        await asyncio.gather(_put_on_record(over, now_ms, io), put_off(waiting, now_ms, io))
-    else:
-        await _put_on_record(decided, now_ms, io)
-    return [not isinstance(decision, Wait | Park) for _, decision in decided]
+    over = [(one, decision) for one, decision in decided if not isinstance(decision, Wait)]
+    happened = [
+        attempt_record(one.delivery, one.subscription, one.outcome, decision, one.started_ms, now_ms)
+        for one, decision in over
+    ]
+    records = [what.to_record(io.topics.attempts) for what in happened]
+    hops = [next_hop(one.delivery, one.outcome, decision, now_ms, io.topics) for one, decision in over]
+    for what, (_, decision) in zip(happened, over, strict=True):
+        _attempted.say(_facts(what, decision))
+        _count(what)
+    of_over = [
+        Conclusion(
+            finished=not isinstance(decision, Park),
+            record=record if hop is None else None,
+            publish=partial(_publish, one.delivery, record, hop, io),
+        )
+        for (one, decision), record, hop in zip(over, records, hops, strict=True)
+    ]
+    if len(over) == len(decided):
+        return of_over
+    following = iter(of_over)
+    return [_put_off(one, why, now_ms, io) if isinstance(why, Wait) else next(following) for one, why in decided]
+
+
+def _put_off(one: Ended, wait: Wait, now_ms: int, io: DeliverIO) -> Conclusion:
+    waiting = [Waiting(one.delivery, one.subscription, wait)]
+    return Conclusion(finished=False, record=None, publish=partial(put_off, waiting, now_ms, io))
 
 
 def _decided(one: Ended, now_ms: int, io: DeliverIO) -> tuple[Ended, Decision]:
@@ -138,27 +167,6 @@ def _decided(one: Ended, now_ms: int, io: DeliverIO) -> tuple[Ended, Decision]:
         one = one._replace(outcome=TooOld(), started_ms=now_ms)
         decision = decide(one.outcome, one.delivery.attempt, io.schedule)
     return one, decision
-
-
-async def _put_on_record(over: Sequence[tuple[Ended, Decision]], now_ms: int, io: DeliverIO) -> None:
-    """Each step for all of them, and not all steps of one and then of the next."""
-    happened = [
-        attempt_record(one.delivery, one.subscription, one.outcome, decision, one.started_ms, now_ms)
-        for one, decision in over
-    ]
-    for what, (_, decision) in zip(happened, over, strict=True):
-        _attempted.say(_facts(what, decision))
-    logged = [what.to_record(io.topics.attempts) for what in happened]
-    hops = [next_hop(one.delivery, one.outcome, decision, now_ms, io.topics) for one, decision in over]
-    await _publish(
-        [
-            (one.delivery, (record,) if hop is None else (record, hop))
-            for (one, _), record, hop in zip(over, logged, hops, strict=True)
-        ],
-        io,
-    )
-    for what in happened:
-        _count(what)
 
 
 class Waiting(NamedTuple):
@@ -172,19 +180,25 @@ class Waiting(NamedTuple):
 async def put_off(waiting: Sequence[Waiting], now_ms: int, io: DeliverIO) -> None:
     """Each into a tier, no attempt counted; returns once Kafka has confirmed all.
 
-    A delivery that waits for ever ends by its age, or by the number of its waits.
+    A delivery that waits for ever ends by its age, or by the number of its waits. Where the broker refuses one for its
+    size, the others may be written twice, as after a crash.
     """
     ending = [one for one in waiting if outlived(one.delivery, now_ms, io)]
     going_on = [one for one in waiting if not outlived(one.delivery, now_ms, io)] if ending else waiting
-    await _publish([(one.delivery, _waiting_records(one, now_ms, io)) for one in going_on], io)
+    pairs = [_waiting_records(one, now_ms, io) for one in going_on]
+    try:
+        await io.publish([record for pair in pairs for record in pair if record is not None])
+    except RecordTooLarge:
+        for one, (what_happened, hop) in zip(going_on, pairs, strict=True):
+            await _publish(one.delivery, what_happened, hop, io)
     for one in going_on:
         metrics.WAITS[one.wait.reason].inc()
         metrics.DEFERRED_SECONDS.inc(one.wait.wait_s)
-    if ending:
-        await conclude([Ended(one.delivery, one.subscription, TooOld(), now_ms) for one in ending], io)
+    ended = [Ended(one.delivery, one.subscription, TooOld(), now_ms) for one in ending]
+    await asyncio.gather(*(conclusion.publish() for conclusion in conclude(ended, io)))
 
 
-def _waiting_records(one: Waiting, now_ms: int, io: DeliverIO) -> Sequence[Record]:
+def _waiting_records(one: Waiting, now_ms: int, io: DeliverIO) -> tuple[Record | None, Record]:
     """What the attempt log shall say of it, and its next hop."""
     delivery, subscription, wait = one
     # An endpoint's pace is a guess; everything else is kept to the point.
@@ -198,8 +212,8 @@ def _waiting_records(one: Waiting, now_ms: int, io: DeliverIO) -> Sequence[Recor
     )
     # The first, the second, the fourth, the eighth wait and so on: a log that a long outage does not fill.
     shown = not later.waits & later.waits - 1
-    hop = later.to_record(io.topics.tier(delay_s))
-    return (waiting_record(later, subscription, wait, now_ms).to_record(io.topics.attempts), hop) if shown else (hop,)
+    what_happened = waiting_record(later, subscription, wait, now_ms).to_record(io.topics.attempts) if shown else None
+    return what_happened, later.to_record(io.topics.tier(delay_s))
 
 
 async def subscription_of(delivery: Delivery, io: DeliverIO) -> Subscription | Unreachable | None:
@@ -334,23 +348,15 @@ def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: i
             return _dead(delivery, outcome, reason, now_ms, topics)
 
 
-async def _publish(records_of: Sequence[tuple[Delivery, Sequence[Record]]], io: DeliverIO) -> None:
-    """The records of each delivery, its next hop last."""
+async def _publish(delivery: Delivery, what_happened: Record | None, hop: Record | None, io: DeliverIO) -> None:
+    records = [record for record in (what_happened, hop) if record is not None]
     try:
-        await io.publish([record for _, records in records_of for record in records])
+        await io.publish(records)
     except RecordTooLarge:
-        if len(records_of) == 1:
-            await _publish_dead(*records_of[0], io)
-        else:
-            # One of them, and it takes no other with it. They may be written twice, as after a crash.
-            await asyncio.gather(*(_publish((one,), io) for one in records_of))
-
-
-async def _publish_dead(delivery: Delivery, records: Sequence[Record], io: DeliverIO) -> None:
-    """Only a foreign record can come so close to the limit that our headers push it over."""
-    too_large = InternalError("too large for its next hop")
-    dead = _dead(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)
-    await io.publish([*records[:-1], dead])
+        # Only a foreign record can come so close to the limit that our headers push it over.
+        too_large = InternalError("too large for its next hop")
+        records[-1] = _dead(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)
+        await io.publish(records)
 
 
 def _dead(delivery: Delivery, outcome: Outcome, reason: str, now_ms: int, topics: Topics) -> Record:

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from aiokafka import ConsumerRecord
 
 from delivery_stream.decision import Wait
-from delivery_stream.deliver import DeliverIO, Ended, Waiting, conclude, deliver, keep, put_off
+from delivery_stream.deliver import Conclusion, DeliverIO, Ended, Waiting, conclude, deliver, keep, put_off
 from delivery_stream.intake import Astray, IntakeIO
-from shared.records import Delivery
+from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription
 
 #: Once for each batch with subscriptions that are not in memory.
@@ -21,10 +21,13 @@ LEARN_S = 1.0
 class Deliveries:
     """`dispatcher.Delivers`, over one `DeliverIO`."""
 
-    def __init__(self, io: DeliverIO, *, partitions: Callable[[], int]) -> None:
-        """``partitions``: how many `deliveries` has."""
+    def __init__(
+        self, io: DeliverIO, *, queue: Callable[[Record, Callable[[bool], None]], bool], partitions: Callable[[], int]
+    ) -> None:
+        """``queue``: `Producer.queue`. ``partitions``: how many `deliveries` has."""
         self._io = io
         self._intake = IntakeIO(io.publish, io.clock, io.topics)
+        self.queue = queue
         self.partitions = partitions
 
     @property
@@ -48,7 +51,7 @@ class Deliveries:
     def deliver(self, delivery: Delivery) -> Awaitable[Ended]:
         return deliver(delivery, self._io)
 
-    def conclude(self, ended: Sequence[Ended]) -> Awaitable[Sequence[bool]]:
+    def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]:
         return conclude(ended, self._io)
 
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]:

@@ -1,4 +1,4 @@
-"""The shell around the lanes: partitions in, one task for each delivery under way, offsets marked when all is acked.
+"""The shell around the lanes: partitions in, one task for each request under way, offsets marked when all is acked.
 
 Nothing here waits for one endpoint: what may not go now waits in its lane for a moment, or goes to a tier. Topics
 *beside* it (events to be fanned out) have a bound of their own, and nobody waits for them: while their stores are out
@@ -8,23 +8,24 @@ of reach, deliveries go on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-from delivery_stream.conclusions import Conclusions
 from delivery_stream.decision import Answered, Wait, health_of
-from delivery_stream.deliver import Ended
+from delivery_stream.deliver import Conclusion, Ended
 from delivery_stream.intake import Astray, Unreadable, read
 from delivery_stream.lanes import TICK_S, Lanes, PutOff, Verdict
 from delivery_stream.offsets import Commit, Tracker
 from delivery_stream.repeats import Repeats
 from shared.clock import Clock
-from shared.records import Delivery
+from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription
 from shared.topics import home_partition
 
@@ -51,10 +52,11 @@ Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
 
 
 class Delivers(Protocol):
-    """What becomes of a delivery. All but ``deliver`` return once Kafka has confirmed what follows."""
+    """What becomes of a delivery. What is awaited, but ``deliver``, returns once Kafka has confirmed what follows."""
 
     def deliver(self, delivery: Delivery) -> Awaitable[Ended]: ...
-    def conclude(self, ended: Sequence[Ended]) -> Awaitable[Sequence[bool]]: ...
+    def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]: ...
+    def queue(self, record: Record, told: Callable[[bool], None]) -> bool: ...
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]: ...
     async def put_off(self, waiting: Sequence[tuple[Delivery, Wait]]) -> None: ...
     async def rehome(self, astray: Astray) -> bool: ...
@@ -80,6 +82,8 @@ class _Held:
 
     tracker: Tracker
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    #: Records of ours that Kafka has to confirm, without a task.
+    unconfirmed: int = 0
     #: What goes to a tier with the next ones that do.
     put_offs: list[PutOff[_Entry]] = field(default_factory=list)
     #: It goes to another owner, or we end: nothing new of it begins.
@@ -146,7 +150,8 @@ class Dispatcher:
         #: How many wait to be put off, or for Kafka to confirm that they are.
         self._put_offs = 0
         #: Requests that are over, with what came of them.
-        self._conclusions = Conclusions(self._conclude, self._check)
+        self._ended: list[tuple[_Entry, Ended]] = []
+        self._unconfirmed = 0
         self._refill_at = 0
         self._pumping = False
         #: Batches that are being taken, each of another partition.
@@ -161,8 +166,8 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """Records under way, those of partitions given away too."""
-        return sum(len(held.tasks) for held in self._held.values()) + len(self._conclusions)
+        """Records under way."""
+        return sum(len(held.tasks) + held.unconfirmed for held in self._held.values()) + len(self._ended)
 
     @property
     def partitions(self) -> Iterable[TopicPartition]:
@@ -366,17 +371,63 @@ class Dispatcher:
             return
         asked_s = ended.outcome.retry_after_s if isinstance(ended.outcome, Answered) else 0.0
         self._lanes.ended(entry, health_of(ended.outcome), self._clock.monotonic_s(), asked_s=asked_s)
-        self._conclusions.add((entry, ended))
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._conclude)
+        self._ended.append((entry, ended))
 
-    async def _conclude(self, several: Sequence[tuple[_Entry, Ended]]) -> None:
-        finished: Sequence[bool] = [False] * len(several)
+    def _conclude(self) -> None:
+        """What ended in one turn of the loop, together; each is done when its own records are confirmed."""
+        several, self._ended = self._ended[:_IN_A_ROW], self._ended[_IN_A_ROW:]
+        if self._ended:
+            asyncio.get_running_loop().call_soon(self._conclude)
+        self._conclude_these(several)
+
+    def _conclude_these(self, several: Sequence[tuple[_Entry, Ended]]) -> None:
         try:
-            finished = await self._io.conclude([ended for _, ended in several])
-            for entry, _ in several:
-                self._done(entry)
+            conclusions = self._io.conclude([ended for _, ended in several])
+        except Exception as error:  # noqa: BLE001 - it ends the process, as that of a task does
+            if len(several) == 1:
+                self._let_go(several[0][0], begun=True, finished=False)
+                self._fail(error)
+            else:
+                # Whose it is shows alone: the others' requests shall not be made again.
+                for one in several:
+                    self._conclude_these([one])
+            return
+        for (entry, _), conclusion in zip(several, conclusions, strict=True):
+            entry.held.unconfirmed += 1
+            self._unconfirmed += 1
+            if not self._is_queued(entry, conclusion):
+                self._confirmed(entry, conclusion, False)
+
+    def _is_queued(self, entry: _Entry, conclusion: Conclusion) -> bool:
+        if conclusion.record is None:
+            return False
+        try:
+            return self._io.queue(conclusion.record, partial(self._confirmed, entry, conclusion))
+        except Exception as error:  # noqa: BLE001 - as that of a task
+            self._fail(error)
+            return True
+
+    def _confirmed(self, entry: _Entry, conclusion: Conclusion, is_confirmed: bool) -> None:
+        entry.held.unconfirmed -= 1
+        self._unconfirmed -= 1
+        if is_confirmed:
+            self._done(entry)
+            self._let_go(entry, begun=True, finished=conclusion.finished)
+        else:
+            self._start(self._publish(entry, conclusion), entry.held)
+        if entry.held.closing:
+            self._changed.set()
+
+    async def _publish(self, entry: _Entry, conclusion: Conclusion) -> None:
+        finished = False
+        try:
+            await conclusion.publish()
+            finished = conclusion.finished
         finally:
-            for (entry, _), is_finished in zip(several, finished, strict=True):
-                self._let_go(entry, begun=True, finished=is_finished)
+            self._let_go(entry, begun=True, finished=finished)
+        self._done(entry)
 
     def _let_go(self, entry: _Entry, *, begun: bool, finished: bool) -> None:
         if begun:
@@ -440,7 +491,7 @@ class Dispatcher:
 
     def _has_room(self) -> bool:
         """For one more task; and the partitions are ours beyond doubt."""
-        busy = len(self._tasks) + len(self._conclusions) + self._put_offs
+        busy = len(self._tasks) + len(self._ended) + self._unconfirmed + self._put_offs
         return busy < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
 
     def _done(self, entry: _Entry) -> None:
@@ -476,12 +527,12 @@ class Dispatcher:
 
     def _task_over(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task).tasks.discard(task)
-        self._check(task)
-
-    def _check(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("record not handled", exc_info=error)
-            self._crash(error)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        log.error("record not handled", exc_info=error)
+        self._crash(error)
 
     def _close(self, held: Iterable[_Held]) -> None:
         for one in held:
@@ -490,9 +541,19 @@ class Dispatcher:
         self._changed.set()
 
     async def _wait_for(self, held: Iterable[_Held], within_s: float) -> None:
-        ends_s = self._clock.monotonic_s() + within_s
-        if tasks := [task for one in held for task in one.tasks]:
-            await asyncio.wait(tasks, timeout=within_s)
-        # Their requests are over; what came of them goes on record beside that of others.
-        if tasks := self._conclusions.tasks():
-            await asyncio.wait(tasks, timeout=max(ends_s - self._clock.monotonic_s(), 0.0))
+        several, ends_s = list(held), self._clock.monotonic_s() + within_s
+        while True:
+            while self._ended:
+                self._conclude()
+            left_s = ends_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                return
+            if tasks := [task for one in several for task in one.tasks]:
+                await asyncio.wait(tasks, timeout=left_s)
+            elif any(one.unconfirmed for one in several):
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
+                        await self._changed.wait()
+            else:
+                return

@@ -98,7 +98,7 @@ class Sender:
         if target.origin in self._excepted_origins and url not in self._excepted_urls:
             # Before the pool: a kept connection was vetted for the excepted URL only.
             return Refused("blocked", "the host and port are Hooklog's own")
-        await asyncio.sleep(0)  # as between the steps of a delivery (deliver.py)
+        await asyncio.sleep(0)  # each step for many in a row (docs/decisions/0011)
         connection = self._pool.take(target.origin)
         if connection is not None:
             reply = await self._exchange(connection, request, trip)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from aiokafka.errors import (
@@ -116,6 +117,24 @@ class Producer:
         finally:
             self._outstanding -= len(records)
 
+    def queue(self, record: Record, told: Callable[[bool], None]) -> bool:
+        """Queue one record without a wait, for who has thousands under way: a task for each would cost more.
+
+        ``told`` hears True once every in-sync replica has it, or else False: it may be written, `send` it. The same is
+        to be done where this returns False: nothing was queued, and nobody is told anything.
+        """
+        try:
+            attempt = self._queue_now(record)
+        except RecordTooLarge:
+            return False
+        if attempt is None:
+            return False
+        if not self._outstanding:
+            self._progress_s = self._clock.monotonic_s()
+        self._outstanding += 1
+        attempt.future.add_done_callback(partial(self._tell, attempt.session, told))
+        return True
+
     async def partitions(self, topic: str) -> int:
         """How many partitions the topic has, at most 30 s old. Raises NotConfirmed when nobody knows within 10 s."""
         try:
@@ -164,6 +183,15 @@ class Producer:
         self._check_size(record)
         future = session.append_now(record)
         return None if future is None else _Try(session, future)
+
+    def _tell(self, session: ProducerSession, told: Callable[[bool], None], answer: asyncio.Future[Any]) -> None:
+        self._outstanding -= 1
+        error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
+        if error is None:
+            self._acknowledged()
+        elif isinstance(error, KafkaError):
+            self._replace(session, error)
+        told(error is None)
 
     async def _await(self, record: Record, attempt: _Try, timeout_s: float | None) -> Source:
         ends_s = None if timeout_s is None else attempt.future.get_loop().time() + timeout_s

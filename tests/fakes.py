@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from aiokafka import ConsumerRecord
 
 from delivery_stream.decision import Answered, Outcome, Wait
-from delivery_stream.deliver import Ended
+from delivery_stream.deliver import Conclusion, Ended
 from delivery_stream.intake import Astray
-from shared.records import Delivery
+from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription
 
 
@@ -25,6 +25,10 @@ class Handled:
         self.subscriptions: dict[str, Subscription] = {}
         self.kept: list[Delivery] = []
         self.put_offs: list[tuple[Delivery, Wait]] = []
+        #: Whether what is concluded fits one record, and whether that is queued at once; whom to tell of it then.
+        self.in_one_record = self.queues = False
+        self.queued: list[Callable[[bool], None]] = []
+        self.published = 0
         #: How many at a time.
         self.concluded: list[int] = []
         #: Whether Kafka confirms what is put off, and what is concluded.
@@ -46,10 +50,22 @@ class Handled:
     async def deliver(self, delivery: Delivery) -> Ended:
         return Ended(delivery, None, await self._handle(delivery) or Answered(200), started_ms=0)
 
-    async def conclude(self, ended: Sequence[Ended]) -> Sequence[bool]:
+    def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]:
         self.concluded.append(len(ended))
+        return [Conclusion(finished=True, record=one, publish=self._publish) for one in self._records(len(ended))]
+
+    def _records(self, count: int) -> list[Record | None]:
+        return [Record("attempts", b"", b"")] * count if self.in_one_record else [None] * count
+
+    async def _publish(self) -> None:
+        self.published += 1
         await self.confirms.wait()
-        return [True] * len(ended)
+
+    def queue(self, record: Record, told: Callable[[bool], None]) -> bool:
+        """`Producer.queue`."""
+        if self.queues:
+            self.queued.append(told)
+        return self.queues
 
     async def keep(self, delivery: Delivery, subscription: Subscription | None) -> bool:
         self.kept.append(delivery)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from shared.errors import NotConfirmed, RecordTooLarge
 from shared.kafka import Producer, client_options, ensure_topics
 from shared.records import Record, Source
 from shared.settings import Settings
+from tests.eventually import eventually
 from tests.kafka_log import read_topic
 from tests.own_broker import OwnBroker
 
@@ -148,6 +150,28 @@ async def test_a_record_the_broker_refuses_fails_alone_and_its_neighbours_arrive
         assert [log[place] for place in places if isinstance(place, Source)] == [r.value for r in neighbours]
         await _assert_sends_work(producer, topics_ready, topic)
         assert noise not in log.values()
+
+
+async def test_who_queues_hears_of_each_record_and_one_that_is_refused_costs_no_other(topics_ready: Settings) -> None:
+    topic = await _small_topic(topics_ready)
+    noise = b"".join(uuid.uuid4().bytes for _ in range(3000))
+    heard: dict[int, bool] = {}
+    async with started(topics_ready) as producer:
+        await producer.send(_record(topic, "the topic is known"), 10)
+        good = [_record(topic, f"good-{n}") for n in range(40)]
+        assert all(producer.queue(record, partial(heard.__setitem__, n)) for n, record in enumerate(good))
+        assert producer.outstanding == 40
+        assert heard == {}
+        await eventually(lambda: len(heard) == 40, within_s=20)
+        assert set(heard.values()) == {True}
+        assert {record.value for record in good} < set((await read_topic(topics_ready, topic)).values())
+
+        heard.clear()
+        assert producer.queue(Record(topic, b"one", noise), partial(heard.__setitem__, 0))
+        await eventually(lambda: len(heard) == 1, within_s=20)
+        assert heard == {0: False}
+        assert not producer.queue(Record(topic, b"one", b"x" * 10_000_000), partial(heard.__setitem__, 1)), "too large"
+        await _assert_sends_work(producer, topics_ready, topic)
 
 
 async def test_aiokafka_alone_stays_poisoned(topics_ready: Settings) -> None:

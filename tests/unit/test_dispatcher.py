@@ -9,13 +9,12 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from delivery_stream.deliver import Ended
+from delivery_stream.deliver import Conclusion, Ended
 from delivery_stream.dispatcher import BESIDE_AT_ONCE, Dispatcher
 from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit
 from shared.clock import SystemClock
 from shared.completed_offsets import decode_completed
-from shared.errors import NotConfirmed
 from shared.records import Delivery
 from shared.skip_watch import Positions
 from tests.eventually import eventually
@@ -275,55 +274,100 @@ async def test_a_revoke_waits_for_what_is_under_way_commits_it_and_starts_nothin
     assert list(bench.dispatcher.partitions) == []
 
 
-async def test_what_ends_together_is_concluded_together_and_keeps_its_slots_until_then() -> None:
+async def test_what_ends_together_is_concluded_together_and_each_is_done_when_its_own_record_is_confirmed() -> None:
     bench = Bench(max_in_flight=8)
-    bench.io.confirms.clear()
+    bench.io.in_one_record = bench.io.queues = True
     await bench.dispatcher.assigned({P0: START})
-    await bench.dispatcher.take(P0, records(*range(8)))
-    await turns()
-    assert bench.started == [0, 1, 2, 3], "unknown endpoints get half of the slots"
-    await bench.finish(0, 2)
-    assert bench.io.concluded == [2]
-    assert (bench.lanes.in_flight, bench.dispatcher.in_flight, bench.dispatcher.unfinished) == (4, 4, 8)
+    await bench.dispatcher.take(P0, records(*range(3)))
+    await bench.finish(0, 1, 2)
+    assert (bench.io.concluded, len(bench.io.queued)) == ([3], 3)
+    assert (bench.lanes.in_flight, bench.dispatcher.in_flight, bench.dispatcher.unfinished) == (3, 3, 3)
     await bench.dispatcher.commit()
     assert bench.commits == [], "not confirmed yet"
-    bench.io.confirms.set()
-    await turns()
+    bench.io.queued[2](True)
+    assert (bench.lanes.in_flight, bench.dispatcher.in_flight, bench.dispatcher.unfinished) == (2, 2, 2)
+    bench.io.queued[0](True)
+    bench.io.queued[1](True)
     await bench.dispatcher.commit()
-    assert decode_completed(bench.commits[-1][P0]) == {2}
-    assert bench.commits[-1][P0].next_offset == 1
-    await bench.dispatcher.drain(0)
-    await bench.finish(*bench.started)
+    assert bench.commits[-1][P0].next_offset == 3
+    assert bench.io.published == 0
+
+
+async def test_what_kafka_did_not_confirm_or_could_not_queue_is_published_by_itself() -> None:
+    bench = Bench()
+    bench.io.in_one_record = bench.io.queues = True
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0, 1))
+    await bench.finish(0)
+    bench.io.queues = False
+    await bench.finish(1)
+    assert (bench.io.published, bench.dispatcher.unfinished) == (1, 1)
+    bench.io.queued[0](False)
+    await turns()
+    assert (bench.io.published, bench.dispatcher.unfinished, bench.lanes.in_flight) == (2, 0, 0)
+
+
+async def test_answers_are_heard_between_the_conclusions_of_many() -> None:
+    bench = Bench(max_in_flight=400)
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(200)))
+    for offset in range(200):
+        bench.gates.setdefault(offset, asyncio.Event()).set()
+    await turns()
+    await turns()
+    assert sum(bench.io.concluded) == 200
+    assert max(bench.io.concluded) == 64
 
 
 async def test_a_revoke_waits_until_what_came_of_the_requests_is_on_record() -> None:
     bench = Bench()
+    bench.io.in_one_record = bench.io.queues = True
     bench.io.confirms.clear()
     await bench.dispatcher.assigned({P0: START})
-    await bench.dispatcher.take(P0, records(0))
+    await bench.dispatcher.take(P0, records(0, 1))
     await turns()
     revoking = asyncio.create_task(bench.dispatcher.revoked([P0]))
-    await bench.finish(0)
-    assert bench.io.concluded == [1]
-    assert not revoking.done()
+    await bench.finish(0, 1)
+    assert bench.io.concluded == [2]
+    bench.io.queued[0](True)
+    bench.io.queued[1](False)
+    await turns()
+    assert not revoking.done(), "the second has to be published"
     bench.io.confirms.set()
     await revoking
-    assert bench.commits == [{P0: Commit(1, "")}]
+    assert bench.commits == [{P0: Commit(2, "")}]
 
 
-async def test_what_cannot_be_put_on_record_ends_the_process_and_leaves_the_offsets_open() -> None:
+async def test_what_is_never_confirmed_holds_up_a_hand_over_for_a_bounded_time_and_is_not_committed() -> None:
     bench = Bench()
+    bench.io.in_one_record = bench.io.queues = True
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0))
+    await bench.finish(0)
+    assert await bench.dispatcher.drain(0.05) == 1
+    await bench.dispatcher.assigned({P0: START})
+    bench.io.queued[0](True)
+    await bench.dispatcher.commit()
+    assert bench.commits == []
 
-    async def fails(ended: Sequence[Ended]) -> Sequence[bool]:
-        raise NotConfirmed("no broker")
+
+async def test_one_that_cannot_be_concluded_ends_the_process_and_the_others_are_done() -> None:
+    bench = Bench()
+    conclude = bench.io.conclude
+
+    def fails(ended: Sequence[Ended]) -> Sequence[Conclusion]:
+        if any(one.delivery.payload == b"bad" for one in ended):
+            raise KeyError("a bug")
+        return conclude(ended)
 
     bench.io.conclude = fails  # type: ignore[method-assign]
     await bench.dispatcher.assigned({P0: START})
-    await bench.dispatcher.take(P0, records(0, 1))
-    await bench.finish(0, 1)
-    assert [type(error) for error in bench.crashes] == [NotConfirmed]
+    await bench.dispatcher.take(P0, [*records(0), *records(1, value=b"bad"), *records(2)])
+    await bench.finish(0, 1, 2)
+    assert [type(error) for error in bench.crashes] == [KeyError]
     await bench.dispatcher.commit()
-    assert (bench.commits, bench.dispatcher.unfinished, bench.dispatcher.in_flight) == ([], 2, 0)
+    assert decode_completed(bench.commits[-1][P0]) == {2}
+    assert (bench.commits[-1][P0].next_offset, bench.dispatcher.in_flight, bench.lanes.in_flight) == (1, 0, 0)
 
 
 async def test_what_ends_after_the_hand_over_is_not_committed() -> None:
