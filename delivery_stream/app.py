@@ -81,7 +81,7 @@ class Stream:
                     timeout_s=settings.webhook_delivery_timeout_seconds,
                     max_event_age_s=settings.max_event_age_hours * 3600,
                 ),
-                queue=producer.queue,
+                send_soon=producer.send_soon,
                 partitions=lambda: self._partitions,
             ),
             lanes=self._lanes,

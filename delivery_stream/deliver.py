@@ -1,6 +1,6 @@
 """One delivery -> one attempt. The main path, top to bottom.
 
-What follows from deliveries that end together is made for all of them in a row (docs/decisions/0011).
+What follows from deliveries that end together is made for all of them in a row (docs/decisions/0013).
 """
 
 from __future__ import annotations
@@ -94,20 +94,25 @@ class Ended(NamedTuple):
 
 
 class Conclusion(NamedTuple):
-    """What follows from an outcome. It counts once Kafka has confirmed it."""
+    """What follows from an outcome; the delivery is done once Kafka has confirmed it.
+
+    Either await ``publish()``, or send ``record`` and call ``confirmed()`` when Kafka has it.
+    """
 
     #: False: put off or parked, and the same attempt will be asked for by another record.
     finished: bool
-    #: All there is to write; None: there is more.
+    #: None: only ``publish`` will do.
     record: Record | None
-    #: Writes all of it, and returns once Kafka has confirmed it.
+    confirmed: Callable[[], None]
+    #: Writes all that follows, and returns once Kafka has confirmed it.
     publish: Callable[[], Awaitable[None]]
 
 
 async def deliver(delivery: Delivery, io: DeliverIO) -> Ended:
     """One delivery's request; `conclude` must follow.
 
-    The caller marks the offset done after that, so a crash on any line repeats the attempt and never loses it.
+    The caller marks the offset done when Kafka has confirmed what that gives: a crash on any line repeats the attempt,
+    and never loses it.
     """
     known = io.subscriptions.peek(delivery.subscription_id)  # nearly always in memory: one coroutine less
     subscription = known.subscription if isinstance(known, Found) else await subscription_of(delivery, io)
@@ -141,14 +146,14 @@ def conclude(ended: Sequence[Ended], io: DeliverIO) -> list[Conclusion]:
     hops = [next_hop(one.delivery, one.outcome, decision, now_ms, io.topics) for one, decision in over]
     for what, (_, decision) in zip(happened, over, strict=True):
         _attempted.say(_facts(what, decision))
-        _count(what)
     of_over = [
         Conclusion(
             finished=not isinstance(decision, Park),
             record=record if hop is None else None,
-            publish=partial(_publish, one.delivery, record, hop, io),
+            confirmed=partial(_count, what),
+            publish=partial(_publish_and_count, one.delivery, what, record, hop, io),
         )
-        for (one, decision), record, hop in zip(over, records, hops, strict=True)
+        for (one, decision), what, record, hop in zip(over, happened, records, hops, strict=True)
     ]
     if len(over) == len(decided):
         return of_over
@@ -158,7 +163,11 @@ def conclude(ended: Sequence[Ended], io: DeliverIO) -> list[Conclusion]:
 
 def _put_off(one: Ended, wait: Wait, now_ms: int, io: DeliverIO) -> Conclusion:
     waiting = [Waiting(one.delivery, one.subscription, wait)]
-    return Conclusion(finished=False, record=None, publish=partial(put_off, waiting, now_ms, io))
+    return Conclusion(finished=False, record=None, confirmed=_nothing, publish=partial(put_off, waiting, now_ms, io))
+
+
+def _nothing() -> None:
+    """`put_off` counts by itself."""
 
 
 def _decided(one: Ended, now_ms: int, io: DeliverIO) -> tuple[Ended, Decision]:
@@ -346,6 +355,13 @@ def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: i
             return delivery.again(due_ms=None, not_before_ms=None).to_record(topics.parked)
         case DeadLetter(reason):
             return _dead(delivery, outcome, reason, now_ms, topics)
+
+
+async def _publish_and_count(
+    delivery: Delivery, happened: Attempt, record: Record, hop: Record | None, io: DeliverIO
+) -> None:
+    await _publish(delivery, record, hop, io)
+    _count(happened)
 
 
 async def _publish(delivery: Delivery, what_happened: Record | None, hop: Record | None, io: DeliverIO) -> None:

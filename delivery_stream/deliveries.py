@@ -22,12 +22,16 @@ class Deliveries:
     """`dispatcher.Delivers`, over one `DeliverIO`."""
 
     def __init__(
-        self, io: DeliverIO, *, queue: Callable[[Record, Callable[[bool], None]], bool], partitions: Callable[[], int]
+        self,
+        io: DeliverIO,
+        *,
+        send_soon: Callable[[Record, Callable[[bool], None]], bool],
+        partitions: Callable[[], int],
     ) -> None:
-        """``queue``: `Producer.queue`. ``partitions``: how many `deliveries` has."""
+        """``send_soon``: the producer's. ``partitions``: how many `deliveries` has."""
         self._io = io
         self._intake = IntakeIO(io.publish, io.clock, io.topics)
-        self.queue = queue
+        self.send_soon = send_soon
         self.partitions = partitions
 
     @property

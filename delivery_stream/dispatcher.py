@@ -44,19 +44,22 @@ _TOGETHER_S = 0.1
 _TOGETHER_MAX = 32
 #: Records taken from Kafka into full lanes at a time: one at a time costs a turn of the loop each.
 _REFILL = 32
-#: Records read, or admitted, without a turn of the loop: answers wait for so long, and seem late by it. A take that
-#: begins beside others has its part of them.
+#: Records read, admitted, or concluded without a turn of the loop: answers wait for so long, and seem late by it. A
+#: take that begins beside others has its part of them.
 _IN_A_ROW = 64
 
 Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
 
 
 class Delivers(Protocol):
-    """What becomes of a delivery. What is awaited, but ``deliver``, returns once Kafka has confirmed what follows."""
+    """What becomes of a delivery: ``deliver``, then ``conclude``, then ``send_soon`` or the conclusion's ``publish``.
+
+    ``keep``, ``put_off``, ``rehome`` and ``bury`` return once Kafka has confirmed what follows.
+    """
 
     def deliver(self, delivery: Delivery) -> Awaitable[Ended]: ...
     def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]: ...
-    def queue(self, record: Record, told: Callable[[bool], None]) -> bool: ...
+    def send_soon(self, record: Record, told: Callable[[bool], None]) -> bool: ...
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]: ...
     async def put_off(self, waiting: Sequence[tuple[Delivery, Wait]]) -> None: ...
     async def rehome(self, astray: Astray) -> bool: ...
@@ -82,8 +85,8 @@ class _Held:
 
     tracker: Tracker
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    #: Records of ours that Kafka has to confirm, without a task.
-    unconfirmed: int = 0
+    #: Records that are sent and not confirmed, without a task.
+    sent: int = 0
     #: What goes to a tier with the next ones that do.
     put_offs: list[PutOff[_Entry]] = field(default_factory=list)
     #: It goes to another owner, or we end: nothing new of it begins.
@@ -145,13 +148,16 @@ class Dispatcher:
         self._crash = crash
         self._may_start = may_start
         self._held: dict[TopicPartition, _Held] = {}
+        #: Of logs that were replaced by others.
+        self._replaced: list[_Held] = []
         self._tasks: dict[asyncio.Task[None], _Held] = {}
         self._changed = asyncio.Event()
         #: How many wait to be put off, or for Kafka to confirm that they are.
         self._put_offs = 0
         #: Requests that are over, with what came of them.
         self._ended: list[tuple[_Entry, Ended]] = []
-        self._unconfirmed = 0
+        #: As `_Held.sent`, of all.
+        self._sent = 0
         self._refill_at = 0
         self._pumping = False
         #: Batches that are being taken, each of another partition.
@@ -167,7 +173,7 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """Records under way."""
-        return sum(len(held.tasks) + held.unconfirmed for held in self._held.values()) + len(self._ended)
+        return sum(len(held.tasks) + held.sent for held in self._held.values()) + len(self._ended)
 
     @property
     def partitions(self) -> Iterable[TopicPartition]:
@@ -216,6 +222,7 @@ class Dispatcher:
     def start_again(self, partition: TopicPartition, commit: Commit) -> None:
         if partition in self._held:
             # What is under way goes on; it is of the log that was, and has nothing to commit in this one.
+            self._replaced.append(self._held[partition])
             self._held[partition] = _Held(Tracker(commit), closing=self._draining)
             self._watch.assigned({partition: commit.next_offset})
 
@@ -301,7 +308,7 @@ class Dispatcher:
     async def drain(self, within_s: float) -> int:
         """Start nothing new, wait for what is under way, commit. Gives what was left unfinished."""
         self._draining = True
-        self._close([*self._held.values(), *self._tasks.values()])
+        self._close([*self._held.values(), *self._replaced, *self._tasks.values()])
         await self._wait_for(self._held.values(), within_s)
         await self.commit()
         return self.in_flight
@@ -380,43 +387,44 @@ class Dispatcher:
         several, self._ended = self._ended[:_IN_A_ROW], self._ended[_IN_A_ROW:]
         if self._ended:
             asyncio.get_running_loop().call_soon(self._conclude)
-        self._conclude_these(several)
+        try:
+            self._conclude_all(several)
+        except Exception as error:  # noqa: BLE001 - the loop would only log it
+            self._fail(error)
 
-    def _conclude_these(self, several: Sequence[tuple[_Entry, Ended]]) -> None:
+    def _conclude_all(self, several: Sequence[tuple[_Entry, Ended]]) -> None:
         try:
             conclusions = self._io.conclude([ended for _, ended in several])
-        except Exception as error:  # noqa: BLE001 - it ends the process, as that of a task does
-            if len(several) == 1:
-                self._let_go(several[0][0], begun=True, finished=False)
-                self._fail(error)
-            else:
+        except Exception as error:  # noqa: BLE001 - as above
+            if len(several) > 1:
                 # Whose it is shows alone: the others' requests shall not be made again.
                 for one in several:
-                    self._conclude_these([one])
+                    self._conclude_all([one])
+                return
+            self._let_go(several[0][0], begun=True, finished=False)
+            self._fail(error)
             return
         for (entry, _), conclusion in zip(several, conclusions, strict=True):
-            entry.held.unconfirmed += 1
-            self._unconfirmed += 1
-            if not self._is_queued(entry, conclusion):
-                self._confirmed(entry, conclusion, False)
+            record = conclusion.record
+            if record is not None and self._io.send_soon(record, partial(self._told, entry, conclusion)):
+                entry.held.sent += 1
+                self._sent += 1
+            else:
+                self._start(self._publish(entry, conclusion), entry.held)
 
-    def _is_queued(self, entry: _Entry, conclusion: Conclusion) -> bool:
-        if conclusion.record is None:
-            return False
+    def _told(self, entry: _Entry, conclusion: Conclusion, is_confirmed: bool) -> None:
+        """What Kafka says to the one record; when it does not confirm it, all that follows is published anew."""
+        entry.held.sent -= 1
+        self._sent -= 1
         try:
-            return self._io.queue(conclusion.record, partial(self._confirmed, entry, conclusion))
-        except Exception as error:  # noqa: BLE001 - as that of a task
+            if is_confirmed:
+                conclusion.confirmed()
+                self._done(entry)
+                self._let_go(entry, begun=True, finished=conclusion.finished)
+            else:
+                self._start(self._publish(entry, conclusion), entry.held)
+        except Exception as error:  # noqa: BLE001 - the loop would only log it
             self._fail(error)
-            return True
-
-    def _confirmed(self, entry: _Entry, conclusion: Conclusion, is_confirmed: bool) -> None:
-        entry.held.unconfirmed -= 1
-        self._unconfirmed -= 1
-        if is_confirmed:
-            self._done(entry)
-            self._let_go(entry, begun=True, finished=conclusion.finished)
-        else:
-            self._start(self._publish(entry, conclusion), entry.held)
         if entry.held.closing:
             self._changed.set()
 
@@ -491,7 +499,7 @@ class Dispatcher:
 
     def _has_room(self) -> bool:
         """For one more task; and the partitions are ours beyond doubt."""
-        busy = len(self._tasks) + len(self._ended) + self._unconfirmed + self._put_offs
+        busy = len(self._tasks) + len(self._ended) + self._sent + self._put_offs
         return busy < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
 
     def _done(self, entry: _Entry) -> None:
@@ -550,7 +558,7 @@ class Dispatcher:
                 return
             if tasks := [task for one in several for task in one.tasks]:
                 await asyncio.wait(tasks, timeout=left_s)
-            elif any(one.unconfirmed for one in several):
+            elif any(one.sent for one in several):
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left_s):

@@ -80,7 +80,7 @@ class Producer:
             raise NotConfirmed(self._error) from None
 
     async def stop(self) -> None:
-        """Give what is queued 5 s, then close. Sends that are not answered by then raise NotConfirmed."""
+        """Give what is queued 5 s, then close. What is not answered by then raises NotConfirmed, or hears False."""
         self._stopped = True
         if self._connecting is not None and self._connecting.cancel():
             await asyncio.wait([self._connecting])
@@ -117,11 +117,12 @@ class Producer:
         finally:
             self._outstanding -= len(records)
 
-    def queue(self, record: Record, told: Callable[[bool], None]) -> bool:
+    def send_soon(self, record: Record, told: Callable[[bool], None]) -> bool:
         """Queue one record without a wait, for who has thousands under way: a task for each would cost more.
 
-        ``told`` hears True once every in-sync replica has it, or else False: it may be written, `send` it. The same is
-        to be done where this returns False: nothing was queued, and nobody is told anything.
+        ``told`` hears True once every in-sync replica has it, or else False: it may be written, `send` it (what the
+        broker refuses for its size is found out anew then). It hears it later, once, and must not raise. The same is to
+        be done where this returns False: nothing was queued, and nobody is told anything.
         """
         try:
             attempt = self._queue_now(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Literal
 
 from aiokafka import ConsumerRecord
 
@@ -25,13 +26,14 @@ class Handled:
         self.subscriptions: dict[str, Subscription] = {}
         self.kept: list[Delivery] = []
         self.put_offs: list[tuple[Delivery, Wait]] = []
-        #: Whether what is concluded fits one record, and whether that is queued at once; whom to tell of it then.
-        self.in_one_record = self.queues = False
-        self.queued: list[Callable[[bool], None]] = []
-        self.published = 0
+        self.finishes = self.in_one_record = True
+        #: What becomes of those records; by offset, whom to tell of one that waits.
+        self.sends: Literal["confirmed", "waiting", "full", "broken"] = "confirmed"
+        self.sent: dict[int, Callable[[bool], None]] = {}
+        self.counted = self.published = 0
         #: How many at a time.
         self.concluded: list[int] = []
-        #: Whether Kafka confirms what is put off, and what is concluded.
+        #: Whether Kafka confirms what is put off or published.
         self.confirms = asyncio.Event()
         self.confirms.set()
         self.rehomed: list[Astray] = []
@@ -52,20 +54,30 @@ class Handled:
 
     def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]:
         self.concluded.append(len(ended))
-        return [Conclusion(finished=True, record=one, publish=self._publish) for one in self._records(len(ended))]
+        return [Conclusion(self.finishes, self._record(one), self._count, self._publish) for one in ended]
 
-    def _records(self, count: int) -> list[Record | None]:
-        return [Record("attempts", b"", b"")] * count if self.in_one_record else [None] * count
+    def _record(self, ended: Ended) -> Record | None:
+        return Record("attempts", b"", str(ended.delivery.source).encode()) if self.in_one_record else None
+
+    def _count(self) -> None:
+        self.counted += 1
 
     async def _publish(self) -> None:
         self.published += 1
         await self.confirms.wait()
 
-    def queue(self, record: Record, told: Callable[[bool], None]) -> bool:
-        """`Producer.queue`."""
-        if self.queues:
-            self.queued.append(told)
-        return self.queues
+    def send_soon(self, record: Record, told: Callable[[bool], None]) -> bool:
+        """`Producer.send_soon`."""
+        match self.sends:
+            case "confirmed":
+                asyncio.get_running_loop().call_soon(told, True)
+            case "waiting":
+                self.sent[int((record.value or b"").rpartition(b":")[2])] = told
+            case "full":
+                return False
+            case "broken":
+                raise KeyError("a bug")
+        return True
 
     async def keep(self, delivery: Delivery, subscription: Subscription | None) -> bool:
         self.kept.append(delivery)

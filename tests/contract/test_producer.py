@@ -152,26 +152,46 @@ async def test_a_record_the_broker_refuses_fails_alone_and_its_neighbours_arrive
         assert noise not in log.values()
 
 
-async def test_who_queues_hears_of_each_record_and_one_that_is_refused_costs_no_other(topics_ready: Settings) -> None:
+async def test_who_sends_soon_hears_of_each_record_and_of_those_refused_with_another(
+    topics_ready: Settings,
+) -> None:
     topic = await _small_topic(topics_ready)
     noise = b"".join(uuid.uuid4().bytes for _ in range(3000))
     heard: dict[int, bool] = {}
     async with started(topics_ready) as producer:
         await producer.send(_record(topic, "the topic is known"), 10)
         good = [_record(topic, f"good-{n}") for n in range(40)]
-        assert all(producer.queue(record, partial(heard.__setitem__, n)) for n, record in enumerate(good))
-        assert producer.outstanding == 40
-        assert heard == {}
+        assert all(producer.send_soon(record, partial(heard.__setitem__, n)) for n, record in enumerate(good))
+        assert (producer.outstanding, heard) == (40, {})
         await eventually(lambda: len(heard) == 40, within_s=20)
         assert set(heard.values()) == {True}
         assert {record.value for record in good} < set((await read_topic(topics_ready, topic)).values())
 
         heard.clear()
-        assert producer.queue(Record(topic, b"one", noise), partial(heard.__setitem__, 0))
-        await eventually(lambda: len(heard) == 1, within_s=20)
-        assert heard == {0: False}
-        assert not producer.queue(Record(topic, b"one", b"x" * 10_000_000), partial(heard.__setitem__, 1)), "too large"
+        for n, record in enumerate([*good, Record(topic, b"one", noise)]):
+            assert producer.send_soon(record, partial(heard.__setitem__, n))
+        await eventually(lambda: len(heard) == 41, within_s=20)
+        assert set(heard.values()) == {False}
+        assert producer.outstanding == 0
+        assert not producer.send_soon(Record(topic, b"one", b"x" * 10_000_000), partial(heard.__setitem__, -1))
         await _assert_sends_work(producer, topics_ready, topic)
+        assert -1 not in heard
+
+
+async def test_what_was_sent_soon_and_not_answered_hears_so_when_the_producer_stops(topics_ready: Settings) -> None:
+    heard: list[bool] = []
+    async with nothing_left():
+        producer = Producer(topics_ready)
+        assert not producer.send_soon(_record(topics_ready.topics.events, "x"), heard.append), "not started"
+        await producer.start()
+        await producer.partitions(topics_ready.topics.events)
+        session = producer._session
+        assert session is not None
+        assert producer.send_soon(_record(topics_ready.topics.events, "x"), heard.append)
+        await session.close()
+        await asyncio.sleep(0)
+        assert heard == [False]
+        await _stop(producer)
 
 
 async def test_aiokafka_alone_stays_poisoned(topics_ready: Settings) -> None:
