@@ -146,7 +146,7 @@ def conclude(ended: Sequence[Ended], io: DeliverIO) -> list[Conclusion]:
     hops = [next_hop(one.delivery, one.outcome, decision, now_ms, io.topics) for one, decision in over]
     for what, (_, decision) in zip(happened, over, strict=True):
         _attempted.say(_facts(what, decision))
-    of_over = [
+    conclusions = (
         Conclusion(
             finished=not isinstance(decision, Park),
             record=record if hop is None else None,
@@ -154,11 +154,8 @@ def conclude(ended: Sequence[Ended], io: DeliverIO) -> list[Conclusion]:
             publish=partial(_publish_and_count, one.delivery, what, record, hop, io),
         )
         for (one, decision), what, record, hop in zip(over, happened, records, hops, strict=True)
-    ]
-    if len(over) == len(decided):
-        return of_over
-    following = iter(of_over)
-    return [_put_off(one, why, now_ms, io) if isinstance(why, Wait) else next(following) for one, why in decided]
+    )
+    return [_put_off(one, why, now_ms, io) if isinstance(why, Wait) else next(conclusions) for one, why in decided]
 
 
 def _put_off(one: Ended, wait: Wait, now_ms: int, io: DeliverIO) -> Conclusion:

@@ -26,6 +26,7 @@ class Handled:
         self.subscriptions: dict[str, Subscription] = {}
         self.kept: list[Delivery] = []
         self.put_offs: list[tuple[Delivery, Wait]] = []
+        #: Of what is concluded: whether it is finished, and is one record for `send_soon`.
         self.finishes = self.in_one_record = True
         #: What becomes of those records; by offset, whom to tell of one that waits.
         self.sends: Literal["confirmed", "waiting", "full", "broken"] = "confirmed"

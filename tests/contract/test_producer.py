@@ -178,7 +178,7 @@ async def test_who_sends_soon_hears_of_each_record_and_of_those_refused_with_ano
         assert -1 not in heard
 
 
-async def test_what_was_sent_soon_and_not_answered_hears_so_when_the_producer_stops(topics_ready: Settings) -> None:
+async def test_what_was_sent_soon_and_not_answered_hears_so_when_its_session_ends(topics_ready: Settings) -> None:
     heard: list[bool] = []
     async with nothing_left():
         producer = Producer(topics_ready)

@@ -383,8 +383,8 @@ async def test_one_that_cannot_be_concluded_ends_the_process_and_the_others_are_
     bench.io.conclude = fails  # type: ignore[method-assign]
     await bench.dispatcher.assigned({P0: START})
     await bench.dispatcher.take(P0, [*records(0), *records(1, value=b"bad"), *records(2)])
-    await bench.finish(0, 2)
-    await bench.finish(1)
+    await bench.finish(0, 1, 2)
+    assert bench.io.concluded == [1, 1], "all three together failed, then each went alone"
     assert [type(error) for error in bench.crashes] == [KeyError]
     await bench.dispatcher.commit()
     assert decode_completed(bench.commits[-1][P0]) == {2}
