@@ -280,7 +280,10 @@ class Dispatcher:
     async def commit(self) -> bool:
         """Commit what is new; False when it did not reach the broker (it is tried again with the next)."""
         async with self._committing:
-            found = {tp: (held.tracker, held.tracker.commit()) for tp, held in self._held.items()}
+            found = {}
+            for tp, held in list(self._held.items()):
+                found[tp] = held.tracker, held.tracker.commit()
+                await asyncio.sleep(0)  # with many unfinished, each takes a moment
             news = {tp: commit for tp, (_, commit) in found.items() if commit is not None}
             if not news:
                 return True

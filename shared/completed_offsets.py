@@ -26,20 +26,20 @@ class Commit(NamedTuple):
     metadata: str
 
 
-def encode_completed(next_offset: int, completed: Iterable[int]) -> str:
-    """Ascending offsets above ``next_offset`` as text: base64 of run lengths, cut to what a commit can hold.
+def encode_completed(next_offset: int, completed: Iterable[range]) -> str:
+    """Ascending ranges of offsets above ``next_offset`` as text: base64 of run lengths, cut to what a commit can hold.
 
     Gap and run take turns, each a LEB128 number, counted from ``next_offset``. What is cut is repeated after a crash.
     """
     room = (METADATA_MAX_CHARS - len(_VERSION)) // 4 * 3
     out = bytearray()
     position = next_offset
-    for start, end in _runs(completed):
-        step = _leb128(start - position) + _leb128(end - start)
+    for run in completed:
+        step = _leb128(run.start - position) + _leb128(len(run))
         if len(out) + len(step) > room:
             break
         out += step
-        position = end
+        position = run.stop
     return _VERSION + base64.b64encode(out).decode() if out else ""
 
 
@@ -59,19 +59,6 @@ def decode_completed(commit: Commit) -> frozenset[int]:
         completed.update(range(position + gap, position + gap + run))
         position += gap + run
     return frozenset(completed)
-
-
-def _runs(ascending: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """``1 2 3 7 8`` -> ``(1, 4) (7, 9)``."""
-    start = end = None
-    for offset in ascending:
-        if offset != end:
-            if start is not None and end is not None:
-                yield start, end
-            start = offset
-        end = offset + 1
-    if start is not None and end is not None:
-        yield start, end
 
 
 def _leb128(number: int) -> bytes:

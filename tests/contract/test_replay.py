@@ -127,8 +127,9 @@ async def deliveries_of(settings: Settings, owner: str, count: int, within_s: fl
 async def stream_has_done(settings: Settings, partition: int, next_offset: int, completed: Sequence[int] = ()) -> None:
     """As the delivery stream would commit it."""
     here = TopicPartition(settings.topics.deliveries, partition)
+    runs = [range(offset, offset + 1) for offset in completed]
     async with committing(settings, "delivery-stream", [here]) as consumer:
-        await consumer.commit({here: OffsetAndMetadata(next_offset, encode_completed(next_offset, completed))})
+        await consumer.commit({here: OffsetAndMetadata(next_offset, encode_completed(next_offset, runs))})
 
 
 async def do_everything(settings: Settings) -> None:
