@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiokafka import ConsumerRecord
 
+from delivery_stream.conclusion import Conclusion, Waiting, conclude, keep, put_off
 from delivery_stream.decision import Wait
-from delivery_stream.deliver import Conclusion, DeliverIO, Ended, Waiting, conclude, deliver, keep, put_off
+from delivery_stream.deliver import DeliverIO, Ended, deliver
 from delivery_stream.intake import Astray, IntakeIO
 from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription

@@ -10,22 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-from delivery_stream.decision import Answered, Wait, health_of
-from delivery_stream.deliver import Conclusion, Ended
+from delivery_stream.beside import Beside
+from delivery_stream.confirmations import Concludes, Confirmations
+from delivery_stream.decision import Answered, health_of
+from delivery_stream.deliver import Ended
 from delivery_stream.intake import Astray, Unreadable, read
-from delivery_stream.lanes import TICK_S, Lanes, PutOff, Verdict
+from delivery_stream.lanes import TICK_S, Lanes, Verdict
 from delivery_stream.offsets import Commit, Tracker
+from delivery_stream.put_offs import PutOffs, PutsOff
 from delivery_stream.repeats import Repeats
+from delivery_stream.under_way import Entry, Held, UnderWay
 from shared.clock import Clock
-from shared.records import Delivery, Record
+from shared.records import Delivery
 from shared.subscriptions import Absent, Found, Subscription
 from shared.topics import home_partition
 
@@ -33,35 +35,25 @@ log = logging.getLogger(__name__)
 
 #: A hand-over waits this long for what is under way; the rest may be repeated by the next owner.
 REVOKE_DRAIN_S = 2.5
-#: Of topics beside the main one: records under way at once, and of one partition in memory before more is read.
-BESIDE_AT_ONCE = 16
-#: As long as any request may take (`Subscription.timeout_seconds` goes so far), where nobody knows better.
-TIMEOUT_MAX_S = 300.0
 #: Beyond the slots of requests: what Kafka has still to confirm, at once.
 _UNCONFIRMED_MAX = 2000
-#: So long what is put off waits for more of its partition; then so many at a time, or requests would wait for them.
-_TOGETHER_S = 0.1
-_TOGETHER_MAX = 32
 #: Records taken from Kafka into full lanes at a time: one at a time costs a turn of the loop each.
 _REFILL = 32
-#: Records read, admitted, or concluded without a turn of the loop: answers wait for so long, and seem late by it. A
-#: take that begins beside others has its part of them.
+#: Records read or admitted without a turn of the loop: answers wait for so long, and seem late by it. A take that
+#: begins beside others has its part of them.
 _IN_A_ROW = 64
 
 Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
 
 
-class Delivers(Protocol):
+class Delivers(Concludes, PutsOff, Protocol):
     """What becomes of a delivery: ``deliver``, then ``conclude``, then ``send_soon`` or the conclusion's ``publish``.
 
     ``keep``, ``put_off``, ``rehome`` and ``bury`` return once Kafka has confirmed what follows.
     """
 
     def deliver(self, delivery: Delivery) -> Awaitable[Ended]: ...
-    def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]: ...
-    def send_soon(self, record: Record, told: Callable[[bool], None]) -> bool: ...
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]: ...
-    async def put_off(self, waiting: Sequence[tuple[Delivery, Wait]]) -> None: ...
     async def rehome(self, astray: Astray) -> bool: ...
     async def bury(self, record: ConsumerRecord, reason: str) -> None: ...
     def peek(self, subscription_id: str) -> Found | Absent | None: ...
@@ -79,43 +71,6 @@ class Watches(Protocol):
     def revoked(self, partitions: Iterable[TopicPartition]) -> None: ...
 
 
-@dataclass(slots=True)
-class _Held:
-    """A partition of ours and what is under way in it."""
-
-    tracker: Tracker
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    #: Records that are sent and not confirmed, without a task.
-    sent: int = 0
-    #: What goes to a tier with the next ones that do.
-    put_offs: list[PutOff[_Entry]] = field(default_factory=list)
-    #: It goes to another owner, or we end: nothing new of it begins.
-    closing: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A delivery on its way through its lane."""
-
-    delivery: Delivery
-    offset: int
-    held: _Held
-    #: One text, which the garbage collector passes over: hundreds of thousands are remembered.
-    attempt_key: str
-    size_bytes: int
-    queued_s: float = 0.0
-    timeout_s: float = TIMEOUT_MAX_S
-
-    @classmethod
-    def of(cls, delivery: Delivery, offset: int, held: _Held) -> _Entry:
-        key = f"{delivery.subscription_id} {delivery.webhook_id} {delivery.run} {delivery.attempt}"
-        return cls(delivery, offset, held, key, len(delivery.payload) + 1000)
-
-    @property
-    def waits(self) -> int:
-        return self.delivery.waits
-
-
 class Dispatcher:
     """Owns the partitions of one worker (`partition_batches.Owner`)."""
 
@@ -123,7 +78,7 @@ class Dispatcher:
         self,
         io: Delivers,
         *,
-        lanes: Lanes[_Entry],
+        lanes: Lanes[Entry],
         commit: Commits,
         clock: Clock,
         watch: Watches,
@@ -139,32 +94,24 @@ class Dispatcher:
         self._io = io
         self._lanes = lanes
         self._repeats = Repeats()
-        self._beside = beside
-        self._beside_slots = asyncio.Semaphore(BESIDE_AT_ONCE)
+        self._under_way = UnderWay(clock, crash)
+        self._beside = Beside(beside, self._under_way)
+        self._confirmations = Confirmations(io, self._under_way, self._let_go)
+        self._put_offs = PutOffs(io, self._under_way)
         self._aside_slots = asyncio.Semaphore(_UNCONFIRMED_MAX)
         self._commit = commit
         self._clock = clock
         self._watch = watch
-        self._crash = crash
         self._may_start = may_start
-        self._held: dict[TopicPartition, _Held] = {}
+        self._held: dict[TopicPartition, Held] = {}
         #: Of logs that were replaced by others.
-        self._replaced: list[_Held] = []
-        self._tasks: dict[asyncio.Task[None], _Held] = {}
-        self._changed = asyncio.Event()
-        #: How many wait to be put off, or for Kafka to confirm that they are.
-        self._put_offs = 0
-        #: Requests that are over, with what came of them.
-        self._ended: list[tuple[_Entry, Ended]] = []
-        #: As `_Held.sent`, of all.
-        self._sent = 0
+        self._replaced: list[Held] = []
         self._refill_at = 0
         self._pumping = False
         #: Batches that are being taken, each of another partition.
         self._taking = 0
         self._committing = asyncio.Lock()
         self._draining = False
-        self._progress_s = clock.monotonic_s()
         #: A member of the group: something was assigned to us, be it nothing.
         self.joined = False
 
@@ -173,7 +120,7 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """Records under way."""
-        return sum(len(held.tasks) + held.sent for held in self._held.values()) + len(self._ended)
+        return sum(len(held.tasks) + held.sent for held in self._held.values()) + self._confirmations.ended
 
     @property
     def partitions(self) -> Iterable[TopicPartition]:
@@ -181,7 +128,7 @@ class Dispatcher:
         return self._held.keys()
 
     @property
-    def lanes(self) -> Lanes[_Entry]:
+    def lanes(self) -> Lanes[Entry]:
         return self._lanes
 
     @property
@@ -192,18 +139,18 @@ class Dispatcher:
     @property
     def progress_s(self) -> float:
         """When a record was last finished, by the monotonic clock."""
-        return self._progress_s
+        return self._under_way.progress_s
 
     # ---- partitions -------------------------------------------------------------------------------------------------
 
     async def assigned(self, partitions: Mapping[TopicPartition, Commit]) -> None:
         self._held = {
-            partition: _Held(Tracker(commit), closing=self._draining) for partition, commit in partitions.items()
+            partition: Held(Tracker(commit), closing=self._draining) for partition, commit in partitions.items()
         }
         ours = {tp.partition for tp in partitions if tp.topic not in self._beside}
         count = self._io.partitions()
-        self._progress_s = self._clock.monotonic_s()
-        self._lanes.keep(lambda key: home_partition(key, count) in ours, self._progress_s)
+        self._under_way.progress_s = now_s = self._clock.monotonic_s()
+        self._lanes.keep(lambda key: home_partition(key, count) in ours, now_s)
         self.joined = True
         self._watch.assigned({tp: commit.next_offset for tp, commit in partitions.items()})
         log.info("partitions assigned", extra={"partitions": [tp.partition for tp in partitions]})
@@ -222,15 +169,15 @@ class Dispatcher:
     def start_again(self, partition: TopicPartition, commit: Commit) -> None:
         if partition in self._held:
             # What is under way goes on; it is of the log that was, and has nothing to commit in this one.
-            self._replaced.append(self._held[partition])
-            self._held[partition] = _Held(Tracker(commit), closing=self._draining)
+            self._replaced = [*(one for one in self._replaced if one.tracker.unfinished), self._held[partition]]
+            self._held[partition] = Held(Tracker(commit), closing=self._draining)
             self._watch.assigned({partition: commit.next_offset})
 
     def has_room(self, partition: TopicPartition) -> bool:
         held = self._held.get(partition)
         if held is None or held.tracker.full:
             return False
-        return partition.topic not in self._beside or len(held.tasks) < BESIDE_AT_ONCE
+        return partition.topic not in self._beside or self._beside.has_room(held)
 
     def next_offset(self, partition: TopicPartition) -> int | None:
         held = self._held.get(partition)
@@ -242,7 +189,7 @@ class Dispatcher:
             return
         self._watch.received(partition, records[0].offset, records[-1].offset)
         if partition.topic in self._beside:
-            self._take_beside(records, held)
+            self._beside.take(records, held)
             return
         self._taking += 1
         try:
@@ -250,7 +197,7 @@ class Dispatcher:
         finally:
             self._taking -= 1
 
-    async def _take(self, records: Sequence[ConsumerRecord], held: _Held) -> None:
+    async def _take(self, records: Sequence[ConsumerRecord], held: Held) -> None:
         count, in_a_row = self._io.partitions(), max(_IN_A_ROW // self._taking, 1)
         whats: list[Delivery | Astray | Unreadable] = []
         for start in range(0, len(records), in_a_row):
@@ -267,7 +214,7 @@ class Dispatcher:
             if not held.tracker.received(record.offset):
                 continue
             if isinstance(what, Delivery):
-                entry = _Entry.of(what, record.offset, held)
+                entry = Entry.of(what, record.offset, held)
                 if not self._admit(entry):
                     await self._enter(entry)
             else:
@@ -275,7 +222,7 @@ class Dispatcher:
                 if held.closing:
                     self._aside_slots.release()
                     return
-                self._start(self._aside(record, what, held), held)
+                self._under_way.start(self._aside(record, what, held), held)
 
     async def commit(self) -> bool:
         """Commit what is new; False when it did not reach the broker (it is tried again with the next)."""
@@ -304,34 +251,34 @@ class Dispatcher:
         while True:
             await self._clock.sleep(every_s)
             for wait in self._lanes.tick(self._clock.monotonic_s()):
-                self._put_off(wait)
+                self._put_offs.add(wait)
             self._pump()
-            self._changed.set()
+            self._under_way.changed.set()
 
     async def drain(self, within_s: float) -> int:
         """Start nothing new, wait for what is under way, commit. Gives what was left unfinished."""
         self._draining = True
-        self._close([*self._held.values(), *self._replaced, *self._tasks.values()])
+        self._close([*self._held.values(), *self._replaced, *self._under_way.held])
         await self._wait_for(self._held.values(), within_s)
         await self.commit()
         return self.in_flight
 
     # ---- one delivery -----------------------------------------------------------------------------------------------
 
-    async def _enter(self, entry: _Entry) -> None:
+    async def _enter(self, entry: Entry) -> None:
         """Returns when it was admitted: is under way, waits in its lane, or is on its way elsewhere."""
         while not self._admit(entry):
             # What waits in the lanes is plenty: some of it may go before there is more. Every tick asks too.
             self._refill_at = max(self._lanes.waiting - _REFILL, 0)
-            self._changed.clear()
-            await self._changed.wait()
+            self._under_way.changed.clear()
+            await self._under_way.changed.wait()
             if entry.held.closing:
                 return
 
-    def _admit(self, entry: _Entry) -> bool:
+    def _admit(self, entry: Entry) -> bool:
         """False: no room now."""
         if entry.attempt_key in self._repeats:
-            self._done(entry)
+            self._under_way.done(entry)
             return True
         if not self._has_room():
             return False
@@ -339,7 +286,7 @@ class Dispatcher:
         subscription = known.subscription if isinstance(known, Found) else None
         if known is not None and (subscription is None or subscription.status != "active"):
             # There will be no request: whatever its endpoint's lane has to wait for, this has not.
-            self._start(self._keep(entry, subscription), entry.held)
+            self._under_way.start(self._keep(entry, subscription), entry.held)
             return True
         now_s = self._clock.monotonic_s()
         lane = self._lanes.lane(entry.delivery.subscription_id, now_s)
@@ -349,23 +296,23 @@ class Dispatcher:
         match self._lanes.admit(entry, lane, now_s):
             case Verdict.START:
                 self._lanes.start(entry, lane, now_s)
-                self._start(self._one(entry), entry.held)
+                self._under_way.start(self._one(entry), entry.held)
             case Verdict.WAIT:
-                self._put_off(self._lanes.put_off(entry, lane, now_s))
+                self._put_offs.add(self._lanes.put_off(entry, lane, now_s))
             case Verdict.FULL:
                 return False
         return True
 
-    async def _keep(self, entry: _Entry, subscription: Subscription | None) -> None:
+    async def _keep(self, entry: Entry, subscription: Subscription | None) -> None:
         if await self._repeats.begin(entry.attempt_key):
             finished = False
             try:
                 finished = await self._io.keep(entry.delivery, subscription)
             finally:
                 self._repeats.end(entry.attempt_key, finished=finished)
-        self._done(entry)
+        self._under_way.done(entry)
 
-    async def _one(self, entry: _Entry) -> None:
+    async def _one(self, entry: Entry) -> None:
         """Its slot is taken already; it is free again when what came of it is on record."""
         begun, ended = False, None
         try:
@@ -375,74 +322,21 @@ class Dispatcher:
         finally:
             if ended is None:
                 self._lanes.ended(entry, "unknown", self._clock.monotonic_s())
-                self._let_go(entry, begun=begun, finished=False)
+                if begun:
+                    self._repeats.end(entry.attempt_key, finished=False)
+                self._free_slot()
         if ended is None:
-            self._done(entry)
+            self._under_way.done(entry)
             return
         asked_s = ended.outcome.retry_after_s if isinstance(ended.outcome, Answered) else 0.0
         self._lanes.ended(entry, health_of(ended.outcome), self._clock.monotonic_s(), asked_s=asked_s)
-        if not self._ended:
-            asyncio.get_running_loop().call_soon(self._conclude)
-        self._ended.append((entry, ended))
+        self._confirmations.add(entry, ended)
 
-    def _conclude(self) -> None:
-        """What ended in one turn of the loop, together; each is done when its own records are confirmed."""
-        several, self._ended = self._ended[:_IN_A_ROW], self._ended[_IN_A_ROW:]
-        if self._ended:
-            asyncio.get_running_loop().call_soon(self._conclude)
-        try:
-            self._conclude_all(several)
-        except Exception as error:  # noqa: BLE001 - the loop would only log it
-            self._fail(error)
+    def _let_go(self, entry: Entry, finished: bool) -> None:
+        self._repeats.end(entry.attempt_key, finished=finished)
+        self._free_slot()
 
-    def _conclude_all(self, several: Sequence[tuple[_Entry, Ended]]) -> None:
-        try:
-            conclusions = self._io.conclude([ended for _, ended in several])
-        except Exception as error:  # noqa: BLE001 - as above
-            if len(several) > 1:
-                # Whose it is shows alone: the others' requests shall not be made again.
-                for one in several:
-                    self._conclude_all([one])
-                return
-            self._let_go(several[0][0], begun=True, finished=False)
-            self._fail(error)
-            return
-        for (entry, _), conclusion in zip(several, conclusions, strict=True):
-            record = conclusion.record
-            if record is not None and self._io.send_soon(record, partial(self._told, entry, conclusion)):
-                entry.held.sent += 1
-                self._sent += 1
-            else:
-                self._start(self._publish(entry, conclusion), entry.held)
-
-    def _told(self, entry: _Entry, conclusion: Conclusion, is_confirmed: bool) -> None:
-        """What Kafka says to the one record; when it does not confirm it, all that follows is published anew."""
-        entry.held.sent -= 1
-        self._sent -= 1
-        try:
-            if is_confirmed:
-                conclusion.confirmed()
-                self._done(entry)
-                self._let_go(entry, begun=True, finished=conclusion.finished)
-            else:
-                self._start(self._publish(entry, conclusion), entry.held)
-        except Exception as error:  # noqa: BLE001 - the loop would only log it
-            self._fail(error)
-        if entry.held.closing:
-            self._changed.set()
-
-    async def _publish(self, entry: _Entry, conclusion: Conclusion) -> None:
-        finished = False
-        try:
-            await conclusion.publish()
-            finished = conclusion.finished
-        finally:
-            self._let_go(entry, begun=True, finished=finished)
-        self._done(entry)
-
-    def _let_go(self, entry: _Entry, *, begun: bool, finished: bool) -> None:
-        if begun:
-            self._repeats.end(entry.attempt_key, finished=finished)
+    def _free_slot(self) -> None:
         self._lanes.confirmed()
         self._pump_soon()
 
@@ -457,114 +351,50 @@ class Dispatcher:
         self._pumping = False
         if not self._draining and self._has_room():
             for entry in self._lanes.startable(self._clock.monotonic_s()):
-                self._start(self._one(entry), entry.held)
+                self._under_way.start(self._one(entry), entry.held)
         if self._lanes.waiting <= self._refill_at:
-            self._changed.set()
+            self._under_way.changed.set()
 
-    def _put_off(self, wait: PutOff[_Entry]) -> None:
-        """Soon, with others of its partition: alone it would be a batch of its own for Kafka and for all readers."""
-        waits = wait.entry.held.put_offs
-        if not waits:
-            asyncio.get_running_loop().call_later(_TOGETHER_S, self._put_off_all, wait.entry.held)
-        waits.append(wait)
-        self._put_offs += 1
-
-    def _put_off_all(self, held: _Held) -> None:
-        waits, held.put_offs = held.put_offs[:_TOGETHER_MAX], held.put_offs[_TOGETHER_MAX:]
-        if held.put_offs:
-            asyncio.get_running_loop().call_soon(self._put_off_all, held)
-        if held.closing:
-            # Received and never done: the next owner starts with them.
-            self._put_offs -= len(waits)
-            return
-        self._start(self._wait_elsewhere(waits), held)
-
-    async def _wait_elsewhere(self, waits: Sequence[PutOff[_Entry]]) -> None:
-        try:
-            await self._io.put_off([(wait.entry.delivery, Wait(wait.wait_s, wait.reason)) for wait in waits])
-        finally:
-            self._put_offs -= len(waits)
-        for wait in waits:
-            self._done(wait.entry)
-
-    async def _aside(self, record: ConsumerRecord, what: Astray | Unreadable, held: _Held) -> None:
+    async def _aside(self, record: ConsumerRecord, what: Astray | Unreadable, held: Held) -> None:
         """A slot is taken already; it is given back."""
         try:
             match what:
                 case Unreadable(reason):
                     await self._io.bury(record, reason)
                 case Astray(delivery) as astray if not await self._io.rehome(astray):
-                    await self._enter(_Entry.of(delivery, record.offset, held))
+                    await self._enter(Entry.of(delivery, record.offset, held))
                     return
-            self._finish(held, record.offset)
+            self._under_way.finish(held, record.offset)
         finally:
             self._aside_slots.release()
 
     def _has_room(self) -> bool:
         """For one more task; and the partitions are ours beyond doubt."""
-        busy = len(self._tasks) + len(self._ended) + self._sent + self._put_offs
+        unconfirmed = self._confirmations.ended + self._confirmations.sent + len(self._put_offs)
+        busy = self._under_way.tasks + unconfirmed
         return busy < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
 
-    def _done(self, entry: _Entry) -> None:
-        self._finish(entry.held, entry.offset)
+    # ---- the end of it -----------------------------------------------------------------------------------------------
 
-    def _finish(self, held: _Held, offset: int) -> None:
-        held.tracker.done(offset)
-        self._progress_s = self._clock.monotonic_s()
-
-    # ---- beside -----------------------------------------------------------------------------------------------------
-
-    def _take_beside(self, records: Sequence[ConsumerRecord], held: _Held) -> None:
-        """All of one fetch at once; each waits for its slot by itself."""
-        for record in records:
-            if held.tracker.received(record.offset):
-                self._start(self._one_beside(record, held), held)
-
-    async def _one_beside(self, record: ConsumerRecord, held: _Held) -> None:
-        async with self._beside_slots:
-            if held.closing:
-                # Received and never done: the next owner starts with it.
-                return
-            await self._beside[record.topic](record)
-            self._finish(held, record.offset)
-
-    # ---- tasks ------------------------------------------------------------------------------------------------------
-
-    def _start(self, work: Coroutine[None, None, None], held: _Held) -> None:
-        task = asyncio.create_task(work)
-        self._tasks[task] = held
-        held.tasks.add(task)
-        task.add_done_callback(self._task_over)
-
-    def _task_over(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task).tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        log.error("record not handled", exc_info=error)
-        self._crash(error)
-
-    def _close(self, held: Iterable[_Held]) -> None:
+    def _close(self, held: Iterable[Held]) -> None:
         for one in held:
             one.closing = True
         self._lanes.drop(lambda entry: entry.held.closing)
-        self._changed.set()
+        self._under_way.changed.set()
 
-    async def _wait_for(self, held: Iterable[_Held], within_s: float) -> None:
+    async def _wait_for(self, held: Iterable[Held], within_s: float) -> None:
         several, ends_s = list(held), self._clock.monotonic_s() + within_s
         while True:
-            while self._ended:
-                self._conclude()
+            self._confirmations.conclude_all()
             left_s = ends_s - self._clock.monotonic_s()
             if left_s <= 0:
                 return
             if tasks := [task for one in several for task in one.tasks]:
                 await asyncio.wait(tasks, timeout=left_s)
             elif any(one.sent for one in several):
-                self._changed.clear()
+                self._under_way.changed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left_s):
-                        await self._changed.wait()
+                        await self._under_way.changed.wait()
             else:
                 return

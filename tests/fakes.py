@@ -8,8 +8,9 @@ from typing import Literal
 
 from aiokafka import ConsumerRecord
 
+from delivery_stream.conclusion import Conclusion
 from delivery_stream.decision import Answered, Outcome, Wait
-from delivery_stream.deliver import Conclusion, Ended
+from delivery_stream.deliver import Ended
 from delivery_stream.intake import Astray
 from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription

@@ -18,7 +18,7 @@ from typing import Any
 import uvloop
 from sqlalchemy import text
 
-from delivery_stream.dispatcher import BESIDE_AT_ONCE
+from delivery_stream.beside import BESIDE_AT_ONCE
 from delivery_stream.fan_out import FanOutIO, fan_out
 from deploy.migrate import migrate
 from shared.clock import SystemClock

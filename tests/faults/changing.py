@@ -124,11 +124,12 @@ class Race:
 
     async def _publish(self, event_type: str) -> None:
         asked_s = time.time()
-        left = self._left()
-        certain = [one.id for one in left if event_type == _ALWAYS and one.number not in MAY_GO]
-        event_id = await self._load.publish(event_type, certain, [one.id for one in left if one.id not in certain])
+        certain = [one.id for one in self._all if event_type == _ALWAYS and one.number not in MAY_GO]
+        # One whose deletion was asked for gets what it wants until somebody could be asked.
+        possible = [one.id for one in self._all if one.id not in certain]
+        event_id = await self._load.publish(event_type, certain, possible)
         if event_id is not None and event_type == _SOMETIMES:
-            self._published += [(event_id, one, asked_s) for one in left]
+            self._published += [(event_id, one, asked_s) for one in self._all]
 
     # ---- the changes
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from delivery_stream.conclusion import WAITS_MAX, Waiting, conclude, put_off, schedule_for
 from delivery_stream.decision import (
     Answered,
     Cancelled,
@@ -24,19 +25,8 @@ from delivery_stream.decision import (
     TooOld,
     Wait,
 )
-from delivery_stream.deliver import (
-    WAITS_MAX,
-    DeliverIO,
-    Ended,
-    Knows,
-    Waiting,
-    attempt,
-    attempt_record,
-    conclude,
-    next_hop,
-    put_off,
-    schedule_for,
-)
+from delivery_stream.deliver import DeliverIO, Ended, Knows, attempt
+from delivery_stream.records_after import attempt_record, next_hop
 from shared.clock import SystemClock
 from shared.errors import RecordTooLarge
 from shared.records import Record, Source, delivery_from_record

@@ -9,8 +9,10 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from delivery_stream.deliver import Conclusion, Ended
-from delivery_stream.dispatcher import BESIDE_AT_ONCE, Dispatcher
+from delivery_stream.beside import BESIDE_AT_ONCE
+from delivery_stream.conclusion import Conclusion
+from delivery_stream.deliver import Ended
+from delivery_stream.dispatcher import Dispatcher
 from delivery_stream.lanes import Lanes
 from delivery_stream.offsets import Commit
 from shared.clock import SystemClock
@@ -145,14 +147,14 @@ async def test_what_is_put_off_together_takes_room_until_it_is_confirmed_and_is_
     await turns()
     assert bench.started == [0, 1, 2, 3]
     for put_off in bench.lanes.tick(bench.clock.monotonic_s() + 1.5):
-        bench.dispatcher._put_off(put_off)
+        bench.dispatcher._put_offs.add(put_off)
     await eventually(lambda: len(bench.io.put_offs) == 40)
     await bench.dispatcher.commit()
     assert bench.commits == [], "nothing is done"
-    assert bench.dispatcher._put_offs == 40
+    assert len(bench.dispatcher._put_offs) == 40
     bench.io.confirms.set()
     await turns()
-    assert bench.dispatcher._put_offs == 0
+    assert len(bench.dispatcher._put_offs) == 0
     await bench.dispatcher.commit()
     assert decode_completed(bench.commits[-1][P0]) == set(range(4, 44))
     await bench.finish(0, 1, 2, 3)
@@ -169,7 +171,7 @@ async def test_an_endpoint_that_hangs_holds_up_nobody_else_and_what_waits_for_it
     assert bench.started[-1] == 8
     later_s = bench.clock.monotonic_s() + 1.5
     for put_off in bench.lanes.tick(later_s):
-        bench.dispatcher._put_off(put_off)
+        bench.dispatcher._put_offs.add(put_off)
     await eventually(lambda: {d.source.offset for d, _ in bench.io.put_offs if d.source} == {4, 5, 6, 7})
     await bench.dispatcher.commit()
     assert bench.commits[-1][P0].next_offset == 0
