@@ -21,10 +21,10 @@ from delivery_stream.offsets import Commit
 from delivery_stream.partition_batches import BatchApp, nothing_comes_here
 from delivery_stream.watchdog import Vitals, stuck
 from shared import metrics
+from shared.attempt_records import LaneState
 from shared.clock import Clock
 from shared.errors import NotConfirmed
 from shared.kafka import Producer, SkipWatch, new_consumer
-from shared.records import LaneState
 from shared.settings import Settings
 from shared.subscriptions import Found
 

@@ -17,9 +17,10 @@ from delivery_stream.decision import Decision, InternalError, Park, TooOld, Wait
 from delivery_stream.deliver import DeliverIO, Ended, attempt, expired
 from delivery_stream.records_after import attempt_record, dead, next_hop, waiting_record
 from shared import metrics
+from shared.attempt_records import Attempt
 from shared.errors import RecordTooLarge
 from shared.logs import Often
-from shared.records import Attempt, Delivery, Record
+from shared.records import Delivery, Record
 from shared.subscriptions import Subscription
 from shared.topics import RetrySchedule
 

@@ -6,8 +6,8 @@ from dataclasses import field
 from email.utils import parsedate_to_datetime
 
 from delivery_stream.lane import Health
+from shared.attempt_records import WaitReason
 from shared.frozen import frozen
-from shared.records import WaitReason
 from shared.topics import RetrySchedule
 
 #: A receiver may ask us to wait this long and no longer.

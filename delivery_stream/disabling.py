@@ -13,11 +13,13 @@ from datetime import timedelta
 
 import orjson
 
+from shared.attempt_records import Disabled
 from shared.attempt_rows import AttemptValues
 from shared.clock import from_rfc3339, to_ms, to_rfc3339
 from shared.endpoint_rows import GONE, is_failure
 from shared.endpoint_states import DisabledReason, Failing
-from shared.records import Disabled, Event, disabling_id
+from shared.record_ids import disabling_id
+from shared.records import Event
 from shared.target_url import parse_target
 
 SUBSCRIPTION_DISABLED = "hooklog.subscription.disabled"

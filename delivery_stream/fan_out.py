@@ -14,10 +14,11 @@ from typing import Protocol
 from aiokafka import ConsumerRecord
 
 from delivery_stream.unreadable import bury
+from shared.attempt_records import FannedOut
 from shared.clock import Clock
 from shared.errors import RecordTooLarge, UnreadableRecord
 from shared.event_filter import wants
-from shared.records import Event, FannedOut, Record, Source, event_from_record
+from shared.records import Event, Record, Source, event_from_record
 from shared.subscriptions import Interest, Unreachable
 from shared.topics import Topics
 

@@ -11,7 +11,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from delivery_stream.breaker import Breaker, BreakerState
 from delivery_stream.token_bucket import TokenBucket
-from shared.records import WaitReason
+from shared.attempt_records import WaitReason
 
 #: What a request told of its endpoint: it works; it asks for less; it does not answer in time; it is broken; nothing.
 Health = Literal["works", "throttles", "times_out", "fails", "unknown"]

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from delivery_stream.lane import QUEUE_MAX, QUIET, SLOW_S, Health, Lane
-from shared.records import WaitReason
+from shared.attempt_records import WaitReason
 
 #: How often `tick` wants to be called.
 TICK_S = 0.05

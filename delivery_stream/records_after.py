@@ -21,7 +21,8 @@ from delivery_stream.decision import (
     TooOld,
     Wait,
 )
-from shared.records import Attempt, AttemptKind, AttemptOutcome, Delivery, Record, dead_letter
+from shared.attempt_records import Attempt, AttemptKind, AttemptOutcome
+from shared.records import Delivery, Record, dead_letter
 from shared.subscriptions import Subscription
 from shared.topics import Topics
 

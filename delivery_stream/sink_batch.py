@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
+from shared.attempt_records import Alarm, Disabled, FannedOut, LaneState, attempt_from_json
 from shared.attempt_rows import (
     AttemptValues,
     LogRow,
@@ -20,18 +21,7 @@ from shared.attempt_rows import (
 )
 from shared.endpoint_states import Failing
 from shared.errors import UnreadableRecord
-from shared.records import (
-    Alarm,
-    Disabled,
-    FannedOut,
-    LaneState,
-    Record,
-    Source,
-    attempt_from_json,
-    delivery_from_record,
-    event_from_record,
-    raw_dead_letter,
-)
+from shared.records import Record, Source, delivery_from_record, event_from_record, raw_dead_letter
 from shared.topics import Topics
 
 Row = tuple[ConsumerRecord, LogRow]

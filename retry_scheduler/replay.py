@@ -22,10 +22,11 @@ from retry_scheduler.range_reader import RangeReader
 from retry_scheduler.replay_job import STEP_EVERY, Job, subscription_of
 from retry_scheduler.replay_rows import ReplayRows
 from retry_scheduler.stream_progress import StreamProgress
+from shared.attempt_records import Alarm, Attempt
 from shared.clock import Clock, SystemClock
 from shared.errors import NotConfirmed, StoreUnavailable
 from shared.kafka import max_record_bytes
-from shared.records import Alarm, Attempt, Source, delivery_from_record
+from shared.records import Source, delivery_from_record
 from shared.settings import Settings
 from shared.store_calls import StoreCalls
 from shared.topics import home_partition

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from shared.clock import to_datetime, to_ms
 from shared.database import Database
 from shared.log_query import LogFilter, Position, newest_first
-from shared.records import uuid7_ms
+from shared.record_ids import uuid7_ms
 from shared.tables import AlarmRow, AttemptRow, DeliveryRow, EventRow, SinkProgressRow, SubscriptionRow
 from shared.topics import Topics
 

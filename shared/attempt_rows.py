@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from shared.attempt_records import Alarm, Attempt, FannedOut, LaneState
 from shared.clock import to_rfc3339
 from shared.errors import UnreadableRecord
-from shared.records import Alarm, Attempt, Delivery, Event, FannedOut, LaneState, Source
+from shared.records import Delivery, Event, Source
 from shared.subscription import canonical_id
 
 _ID_MAX_BYTES = 1024

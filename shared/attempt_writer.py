@@ -13,12 +13,12 @@ import psycopg2
 from sqlalchemy import Connection, delete, func
 from sqlalchemy.dialects.postgresql import insert
 
+from shared.attempt_records import Alarm
 from shared.attempt_rows import AttemptValues, DeliveryValues, EventValues, LogRow, Progress
 from shared.clock import to_datetime
 from shared.database import Database, translated
 from shared.endpoint_rows import endpoints_seen
 from shared.endpoint_states import Failing, write_lanes, write_seen
-from shared.records import Alarm
 from shared.tables import AlarmRow, SinkProgressRow
 
 _progress = SinkProgressRow.__table__  # type: ignore[attr-defined]

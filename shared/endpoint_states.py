@@ -15,11 +15,11 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
+from shared.attempt_records import BreakerState
 from shared.attempt_rows import LaneValues
 from shared.clock import to_ms
 from shared.database import Database
 from shared.endpoint_rows import NOT_THE_ENDPOINTS, Seen
-from shared.records import BreakerState
 from shared.subscription import Status
 from shared.tables import EndpointStateRow, SubscriptionRow
 

@@ -12,8 +12,8 @@ from typing import Literal, TypeVar, get_args
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client import generate_latest as _generate
 
+from shared.attempt_records import AttemptOutcome, WaitReason
 from shared.endpoint_states import DisabledReason
-from shared.records import AttemptOutcome, WaitReason
 from shared.tallies import Spread, Tally
 
 # A second series for each counter, with the time of its creation: nobody asks for it.

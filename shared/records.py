@@ -1,30 +1,23 @@
-"""Event, Delivery and Attempt, and how they stand in a Kafka record: value = exact bytes, metadata = text headers.
+"""Event and Delivery, and how they stand in a Kafka record: value = exact bytes, metadata = text headers.
 
 Pure. A header that is absent has a default, so old and new processes can live together during an upgrade.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
-
-import msgspec
-import orjson
-import uuid_utils
+from typing import Any, NamedTuple
 
 from shared.clock import from_rfc3339, to_rfc3339
 from shared.errors import UnreadableRecord
 from shared.frozen import frozen
+from shared.record_ids import delivery_id, derived_id
 
 Headers = Sequence[tuple[str, bytes]]
 
-
-#: Ids that are derived, never drawn, are made in this namespace. Another one would undo "repeats are harmless".
-_NAMESPACE = uuid_utils.UUID("6f6c6b6f-6f68-5f67-8000-9c3f1d5a7b21")
 _MAX_HEADER_TEXT = 1024
 _MAX_COUNT = 1_000_000
 #: Thirty years.
@@ -116,7 +109,7 @@ def event_from_record(source: Source, value: bytes | None, headers: Headers, tim
         raise UnreadableRecord("null value")
     texts = _texts(headers)
     return Event(
-        id=texts.get("webhook-id") or _derived(str(source)),
+        id=texts.get("webhook-id") or derived_id(str(source)),
         payload=value,
         accepted_ms=_time_ms(texts.get("accepted-at")) or max(timestamp_ms, 0),
         event_type=texts.get("event-type"),
@@ -216,7 +209,7 @@ def delivery_from_record(source: Source, value: bytes | None, headers: Headers, 
     if not subscription_id:
         raise UnreadableRecord("no subscription-id")
     return Delivery(
-        webhook_id=texts.get("webhook-id") or _derived(str(source)),
+        webhook_id=texts.get("webhook-id") or derived_id(str(source)),
         subscription_id=subscription_id,
         payload=value,
         accepted_ms=_time_ms(texts.get("accepted-at")) or max(timestamp_ms, 0),
@@ -266,258 +259,6 @@ def raw_dead_letter(
     # aiokafka sends no record that has neither key nor value.
     key = b"" if key is None and value is None else key
     return Record(topic, key, value, kept + _encoded(ours))
-
-
-def new_webhook_id() -> str:
-    """A fresh UUIDv7 (RFC 9562): its first 48 bits are the milliseconds since 1970."""
-    return str(uuid_utils.uuid7())
-
-
-def uuid7_ms(text: str) -> int | None:
-    """The time inside a UUIDv7; None for anything else."""
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        return None
-    return parsed.int >> 80 if parsed.version == 7 else None
-
-
-def attempt_id(webhook_id: str, run: int, attempt: int) -> str:
-    """Derived from (delivery, run, number), so that a repeated attempt is one row."""
-    return _derived(f"{webhook_id}/{run}/{attempt}")
-
-
-def delivery_id(event_id: str, subscription_id: str) -> str:
-    """Derived from both, so that an event fanned out twice is one delivery.
-
-    No attempt and no place in a log has such a text: those end in "/number" and ":number", this in ">" and a UUID.
-    """
-    return _derived(f"{event_id}>{subscription_id}")
-
-
-def _derived(text: str) -> str:
-    """A UUIDv5 (RFC 9562); Python's own takes seven times as long."""
-    return str(uuid_utils.uuid5(_NAMESPACE, text))
-
-
-def disabling_id(subscription_id: str, version: int, reason: str) -> str:
-    """Of the event that tells of it: the same however often one version of the subscription is disabled.
-
-    It ends in a word: no other text that an id is made from does.
-    """
-    return _derived(f"{subscription_id}@{version} {reason}")
-
-
-AttemptKind = Literal["attempt", "waiting", "parked", "resumed", "cancelled"]
-AttemptOutcome = Literal["succeeded", "failed_attempt", "permanently_failed"]
-#: Why a delivery waits in a tier without an attempt.
-WaitReason = Literal["busy", "rate_limited", "throttled", "breaker_open", "stores_unreachable"]
-
-
-@frozen
-class Attempt:
-    """One record of `attempts`: what happened to a delivery. Times are milliseconds since 1970.
-
-    ``kind`` "attempt": one POST, or a final failure without one (address refused, too old). "waiting", "parked" and
-    "cancelled" tell why there was none; "resumed": what was parked is on its way again. ``outcome`` is set on attempts
-    only. ``reason`` is the dead letter's or the cancellation's.
-    """
-
-    kind: AttemptKind
-    webhook_id: str
-    subscription_id: str
-    run: int
-    attempt: int
-    accepted_ms: int
-    attempted_ms: int
-    tenant: str = "default"
-    event_type: str | None = None
-    target_url: str | None = None
-    waits: int = 0
-    outcome: AttemptOutcome | None = None
-    reason: str | None = None
-    http_status_code: int | None = None
-    error_class: str | None = None
-    error_details: str | None = None
-    duration_ms: float | None = None
-    timings_ms: Mapping[str, float] | None = None
-    address: str | None = None
-    next_attempt_ms: int | None = None
-    source: str | None = None
-    event_id: str | None = None
-    #: The request and what came back for it, as on the wire but for TLS.
-    sent_bytes: int | None = None
-    received_bytes: int | None = None
-    #: The printable beginning of the answer's body, without our secrets.
-    response_body: str | None = None
-
-    @property
-    def id(self) -> str:
-        return attempt_id(self.webhook_id, self.run, self.attempt)
-
-    def to_record(self, topic: str) -> Record:
-        """As a JSON record of `attempts`; times become RFC 3339 under ``…_at``."""
-        return Record(topic, self.subscription_id.encode(), _json(self, id=self.id))
-
-
-@frozen
-class Alarm:
-    """A record of `attempts` that is about a process and no delivery: records were skipped, someone must look."""
-
-    kind: Literal["records_skipped"]
-    group: str
-    source: str
-    committed_offset: int
-    position: int
-    raised_ms: int
-
-    def to_record(self, topic: str) -> Record:
-        return Record(topic, self.source.encode(), _json(self))
-
-
-@frozen
-class FannedOut:
-    """A record of `attempts` that is about an event of `events`: its deliveries are all in the log.
-
-    "unmatched": there are none. ``matched`` counts them. ``webhook_id`` is the event's.
-    """
-
-    kind: Literal["fanned_out", "unmatched"]
-    webhook_id: str
-    tenant: str
-    event_type: str | None
-    accepted_ms: int
-    fanned_out_ms: int
-    matched: int
-    source: str | None = None
-
-    def to_record(self, topic: str) -> Record:
-        return Record(topic, self.webhook_id.encode(), _json(self))
-
-
-BreakerState = Literal["closed", "open", "half_open"]
-
-
-@frozen
-class LaneState:
-    """A record of `attempts` that is about an endpoint and no delivery: its lane's breaker or pace changed.
-
-    ``slow``: it gets less at once, after timeouts, 429 or 503. ``until_ms``: an open breaker is tried again then.
-    """
-
-    kind: Literal["breaker"]
-    subscription_id: str
-    tenant: str
-    breaker: BreakerState
-    slow: bool
-    changed_ms: int
-    reason: str | None = None
-    until_ms: int | None = None
-    consecutive_failures: int = 0
-
-    def to_record(self, topic: str) -> Record:
-        return Record(topic, self.subscription_id.encode(), _json(self))
-
-
-@frozen
-class Disabled:
-    """A record of `attempts` for people: a subscription was disabled, why, and since when its endpoint failed."""
-
-    kind: Literal["disabled"]
-    subscription_id: str
-    tenant: str
-    reason: str
-    since_ms: int
-    disabled_ms: int
-    #: The event of `events` that tells its tenant.
-    event_id: str
-
-    def to_record(self, topic: str) -> Record:
-        return Record(topic, self.subscription_id.encode(), _json(self))
-
-
-def attempt_from_json(value: bytes | None) -> Attempt | Alarm | FannedOut | LaneState | Disabled | None:
-    """Read a record of `attempts`; None for a kind this version does not know. Raises UnreadableRecord."""
-    try:
-        body = orjson.loads(value or b"")
-        kind = body["kind"]
-        if kind == "records_skipped":
-            return _from_body(Alarm, body)
-        if kind in ("fanned_out", "unmatched"):
-            return _from_body(FannedOut, {"event_type": None, **body})
-        if kind == "breaker":
-            return _from_body(LaneState, body)
-        if kind == "disabled":
-            return _from_body(Disabled, body)
-        if kind in get_args(AttemptKind):
-            return _from_body(Attempt, body)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise UnreadableRecord(f"not an attempt record: {type(error).__name__}") from None
-    return None
-
-
-_TIMES = (
-    "accepted_ms",
-    "attempted_ms",
-    "next_attempt_ms",
-    "raised_ms",
-    "fanned_out_ms",
-    "changed_ms",
-    "until_ms",
-    "since_ms",
-    "disabled_ms",
-)
-
-
-def _at(name: str) -> str:
-    return name.removesuffix("_ms") + "_at"
-
-
-_T = TypeVar("_T")
-
-
-_FIELDS: dict[type, tuple[str, ...]] = {
-    shape: tuple(f.name for f in fields(shape)) for shape in (Attempt, Alarm, FannedOut, LaneState, Disabled)
-}
-
-
-#: The names in the record of those that are times.
-_TIMES_WRITTEN = {shape: tuple(_at(n) for n in names if n in _TIMES) for shape, names in _FIELDS.items()}
-#: The values of all of them, in one call.
-_VALUES = {shape: attrgetter(*names) for shape, names in _FIELDS.items()}
-
-
-def _struct_of(shape: type) -> Callable[..., Any]:
-    """The struct that is written of a shape: what is absent is left out. An attempt's id comes last."""
-    names = [_at(name) if name in _TIMES else name for name in _FIELDS[shape]]
-    if shape is Attempt:
-        names.append("id")
-    return msgspec.defstruct(shape.__name__, [(name, Any, None) for name in names], omit_defaults=True, gc=False)
-
-
-_WRITTEN = {shape: _struct_of(shape) for shape in _FIELDS}
-_encode = msgspec.json.Encoder().encode
-
-
-def _json(what: Attempt | Alarm | FannedOut | LaneState | Disabled, **derived: str) -> bytes:
-    """Its fields without the absent ones. A dict of so many would cost more than all the rest of a record."""
-    shape = type(what)
-    written = _WRITTEN[shape](*_VALUES[shape](what), **derived)
-    for name in _TIMES_WRITTEN[shape]:
-        at_ms = getattr(written, name)
-        if at_ms is not None:
-            setattr(written, name, to_rfc3339(at_ms))
-    return _encode(written)
-
-
-def _from_body(shape: type[_T], body: Mapping[str, Any]) -> _T:
-    known: dict[str, Any] = {}
-    for name in _FIELDS[shape]:
-        if name in _TIMES and _at(name) in body:
-            known[name] = from_rfc3339(body[_at(name)])
-        elif name in body:
-            known[name] = body[name]
-    return shape(**known)
 
 
 def _encoded(texts: Mapping[str, str]) -> list[tuple[str, bytes]]:

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from shared.attempt_records import Alarm
 from shared.clock import Clock, SystemClock
 from shared.metrics import RECORDS_SKIPPED
-from shared.records import Alarm, Source
+from shared.records import Source
 
 log = logging.getLogger(__name__)
 

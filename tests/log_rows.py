@@ -6,9 +6,11 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+from shared.attempt_records import Attempt
 from shared.attempt_rows import LogRow, row_of_attempt, row_of_delivery
 from shared.clock import SystemClock
-from shared.records import Attempt, Delivery, Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Delivery, Source
 
 SUBSCRIPTION = "0192c0de-0000-7000-8000-000000000001"
 _offsets = itertools.count()

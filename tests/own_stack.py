@@ -36,8 +36,7 @@ class OwnStack:
     What it is told of a part by name is what `System` is told of a process.
     """
 
-    def __init__(self, *, kafka_heap: str | None = None) -> None:
-        self._kafka_heap = kafka_heap
+    def __init__(self) -> None:
         self._leash = Leash()
         self._temporary = tempfile.TemporaryDirectory(prefix="hooklog-tests-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
@@ -61,7 +60,7 @@ class OwnStack:
         return self
 
     def _prepare(self) -> tuple[Stack, list[Program]]:
-        return prepare(self.folder, kafka_heap=self._kafka_heap, durable=True)
+        return prepare(self.folder, durable=True)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

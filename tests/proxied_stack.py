@@ -26,8 +26,8 @@ from tests.tcp_proxy import TcpProxy
 class ProxiedStack(OwnStack):
     """``async with ProxiedStack() as stack``; ``stack.system(settings)`` is a system that goes the ways."""
 
-    def __init__(self, *, kafka_heap: str = "256m") -> None:
-        super().__init__(kafka_heap=kafka_heap)
+    def __init__(self) -> None:
+        super().__init__()
         self._ways: dict[tuple[str, str], TcpProxy] = {}
         self._opened = AsyncExitStack()
 

@@ -40,17 +40,15 @@ class Stack:
 
 
 @contextmanager
-def find_stack(
-    *, kafka_heap: str | None = None, kafka_collector: embedded_kafka.Collector = "Serial"
-) -> Iterator[Stack]:
-    """The first of the three sources that is there; what was started is stopped. ``kafka_…``: if embedded."""
+def find_stack(*, kafka_memory: embedded_kafka.Memory | None = None) -> Iterator[Stack]:
+    """The first of the three sources that is there; what was started is stopped. ``kafka_memory``: if embedded."""
     if named := from_environment():
         yield named
     elif docker_answers():
         with containers() as stack:
             yield stack
     else:
-        with embedded(kafka_heap, kafka_collector) as stack:
+        with embedded(kafka_memory) as stack:
             yield stack
 
 
@@ -103,14 +101,14 @@ def containers() -> Iterator[Stack]:
 
 
 @contextmanager
-def embedded(kafka_heap: str | None = None, kafka_collector: embedded_kafka.Collector = "Serial") -> Iterator[Stack]:
+def embedded(kafka_memory: embedded_kafka.Memory | None = None) -> Iterator[Stack]:
     """Started in a temporary folder, Kafka as often as KAFKA_BROKERS says; they end with us."""
     with ExitStack() as at_end:
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="hooklog-tests-")))
         folder.chmod(0o711)  # Postgres' user, when we are root
         leash = Leash()
         at_end.callback(leash.close)
-        stack, programs = prepare(folder, kafka_heap=kafka_heap, kafka_collector=kafka_collector, durable=False)
+        stack, programs = prepare(folder, kafka_memory=kafka_memory, durable=False)
         for program in programs:
             at_end.enter_context(running(program, folder, leash))
         _wait_for(stack)
@@ -135,11 +133,7 @@ def running(program: Program, folder: Path, leash: Leash) -> Iterator[subprocess
 
 
 def prepare(
-    folder: Path,
-    *,
-    kafka_heap: str | None = None,
-    kafka_collector: embedded_kafka.Collector = "Serial",
-    durable: bool,
+    folder: Path, *, kafka_memory: embedded_kafka.Memory | None = None, durable: bool
 ) -> tuple[Stack, list[Program]]:
     """Where they will answer, and what to run; without Redis where there is none. Not ``durable``: see Postgres."""
     brokers = Settings(_env_file=None).kafka_brokers
@@ -149,7 +143,7 @@ def prepare(
     embedded_kafka.prepare(kafka, jars)
     embedded_postgres.prepare(folder / "postgres")
     programs = [
-        *embedded_kafka.programs(kafka, jars, heap=kafka_heap, collector=kafka_collector),
+        *embedded_kafka.programs(kafka, jars, kafka_memory),
         embedded_postgres.program(folder / "postgres", port=postgres_port, durable=durable),
     ]
     redis_url = ""

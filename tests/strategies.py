@@ -14,7 +14,8 @@ from delivery_stream.decision import (
     Refused,
     TooOld,
 )
-from shared.records import Attempt, Delivery, Disabled, Event, FannedOut, LaneState
+from shared.attempt_records import Attempt, Disabled, FannedOut, LaneState
+from shared.records import Delivery, Event
 from shared.topics import RetrySchedule
 
 #: What fits a header: any text without surrogates, short enough to be ours.

@@ -13,11 +13,13 @@ from ingest_api.legacy_routes import handlers_of
 from ingest_api.permissions import EVERYTHING
 from ingest_api.subscriptions import router
 from ingest_api.target_rules import rules_of
+from shared.attempt_records import Attempt, LaneState
 from shared.attempt_rows import LogRow, row_of_attempt, row_of_lane
 from shared.attempt_writer import AttemptWriter
 from shared.clock import SystemClock, from_rfc3339, to_rfc3339
 from shared.errors import StoreUnavailable
-from shared.records import Attempt, LaneState, Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Source
 from shared.subscription_store import disable
 from tests.api.conftest import Api
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.records import new_webhook_id, uuid7_ms
+from shared.record_ids import new_webhook_id, uuid7_ms
 from shared.settings import Settings
 from tests.api.conftest import Api, all_records, running_api, until
 from tests.api.test_access import BEARER, locked

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.records import uuid7_ms
+from shared.record_ids import uuid7_ms
 from shared.signature import hub_signature
 from tests.api.conftest import Api, close
 

@@ -17,7 +17,8 @@ from ingest_api.legacy_shapes import Log0, Log1, Log2, Log3
 from ingest_api.status_shapes import AttemptAnswer
 from shared.attempt_rows import row_of_attempt
 from shared.attempt_writer import AttemptWriter
-from shared.records import Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Source
 from tests.api.conftest import Api
 from tests.api.earlier_services import EXAMPLES, SECRETS, Example, keys_of
 from tests.api.test_ingest import problem

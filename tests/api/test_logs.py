@@ -10,10 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.attempt_records import Attempt
 from shared.attempt_rows import row_of_attempt
 from shared.attempt_writer import AttemptWriter
 from shared.clock import to_rfc3339
-from shared.records import Attempt, Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Source
 from tests.api.conftest import Api
 from tests.api.test_ingest import problem
 

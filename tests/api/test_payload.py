@@ -13,7 +13,8 @@ from ingest_api.app import create_app
 from shared.attempt_rows import row_of_attempt
 from shared.attempt_writer import AttemptWriter
 from shared.kafka import client_options
-from shared.records import Delivery, Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Delivery, Source
 from shared.settings import Settings
 from tests.api.conftest import Api, running_api
 from tests.api.test_ingest import problem

@@ -17,10 +17,12 @@ import pytest
 from ingest_api.app import create_app
 from ingest_api.permissions import DOCUMENTATION, ROLES, Permission, declared
 from shared.api_keys import Role
+from shared.attempt_records import Attempt
 from shared.attempt_rows import LogRow, Progress, row_of_attempt, row_of_delivery
 from shared.attempt_writer import AttemptWriter
 from shared.kafka import ensure_topics
-from shared.records import Attempt, Delivery, Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Delivery, Source
 from tests.api.conftest import Api, running_api
 from tests.api.test_ingest import problem
 from tests.api.test_keys import ADMIN, bearer, create_key, subscribe

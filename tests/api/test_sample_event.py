@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.records import uuid7_ms
+from shared.record_ids import uuid7_ms
 from tests.api.conftest import Api
 from tests.api.test_ingest import problem, records_of
 

@@ -15,10 +15,10 @@ import uuid_utils
 from pydantic import SecretStr
 
 from delivery_stream.attempt_sink import AttemptSink
+from shared.attempt_records import Alarm, Attempt
 from shared.attempt_rows import row_of_alarm
 from shared.attempt_writer import AttemptWriter
 from shared.kafka import ensure_topics
-from shared.records import Alarm, Attempt
 from tests.api.conftest import Api, running_api, until
 from tests.api.test_ingest import problem
 from tests.conftest import FreshSettings, delete_topics

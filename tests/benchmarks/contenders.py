@@ -36,7 +36,8 @@ from delivery_stream.decision import Answered  # noqa: E402
 from delivery_stream.sender import Sender  # noqa: E402
 from shared.clock import to_rfc3339  # noqa: E402
 from shared.kafka import Producer, client_options  # noqa: E402
-from shared.records import Record, attempt_id  # noqa: E402
+from shared.record_ids import attempt_id  # noqa: E402
+from shared.records import Record  # noqa: E402
 from shared.settings import Settings, load_settings  # noqa: E402
 from shared.signature import decode_signing_secret, standard_signature  # noqa: E402
 from tests.benchmarks.loopback import payload  # noqa: E402

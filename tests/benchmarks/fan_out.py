@@ -25,7 +25,8 @@ from shared.clock import SystemClock
 from shared.database import Database
 from shared.encryption import Cipher, generate_key
 from shared.kafka import Producer, ensure_topics
-from shared.records import Event, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Event
 from shared.settings import Settings
 from shared.subscriptions import NewSubscription, SubscriptionMap, SubscriptionStore
 from tests.conftest import delete_topics

@@ -22,14 +22,15 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
 from aiokafka.structs import OffsetAndMetadata
 
-from deploy.embedded_kafka import Collector
+from deploy.embedded_kafka import Memory
 from deploy.leash import Leash
 from deploy.migrate import migrate
 from deploy.program import Program, free_port
 from shared.database import Database
 from shared.encryption import Cipher
 from shared.kafka import client_options, ensure_topics
-from shared.records import Delivery, Record, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Delivery, Record
 from shared.settings import Settings
 from shared.subscriptions import NewSubscription, SubscriptionStore
 from tests.benchmarks.loopback import Loopback, payload
@@ -40,6 +41,8 @@ from tests.system import as_environment
 _ROOT = Path(__file__).resolve().parents[2]
 WORKER = ("delivery_stream",)
 SCHEDULER = ("retry_scheduler",)
+#: As a broker has it: with 256 MiB it stops every 2 s to collect, and that would be measured.
+_KAFKA_MEMORY = Memory("1g")
 _READY_WITHIN_S = 60.0
 #: The worker ends itself after 20 s.
 _STOP_WITHIN_S = 25.0
@@ -213,11 +216,10 @@ async def _committed(consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, O
 
 
 @contextmanager
-def pipeline(*, kafka_collector: Collector = "Serial", **settings: object) -> Iterator[Pipeline]:
+def pipeline(*, kafka_memory: Memory = _KAFKA_MEMORY, **settings: object) -> Iterator[Pipeline]:
     """On the stack that tests use; everything ends with the block."""
     with ExitStack() as at_end:
-        # As a broker has it: with 256 MiB it stops every 2 s to collect, and that would be measured.
-        stack = at_end.enter_context(find_stack(kafka_heap="1g", kafka_collector=kafka_collector))
+        stack = at_end.enter_context(find_stack(kafka_memory=kafka_memory))
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="hooklog-benchmark-")))
         leash = Leash()
         at_end.callback(leash.close)

@@ -22,12 +22,13 @@ from aiokafka.structs import ConsumerRecord
 from delivery_stream.sink_batch import Batch
 from deploy.migrate import migrate
 from shared import attempt_writer
+from shared.attempt_records import Attempt
 from shared.attempt_writer import AttemptWriter
 from shared.clock import SystemClock
 from shared.database import Database
 from shared.encryption import Cipher, generate_key
 from shared.log_partitions import LogPartitions
-from shared.records import Attempt, new_webhook_id
+from shared.record_ids import new_webhook_id
 from shared.subscriptions import NewSubscription, SubscriptionStore
 from shared.topics import Topics
 

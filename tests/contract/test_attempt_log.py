@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from shared.attempt_log import AttemptLog
+from shared.attempt_records import Alarm, Attempt
 from shared.attempt_rows import LogRow, Progress, row_of_alarm, row_of_attempt, row_of_delivery
 from shared.attempt_writer import AttemptWriter
 from shared.clock import SystemClock, to_datetime, to_ms
 from shared.database import Database
 from shared.errors import StoreUnavailable, UnreadableRecord, ValuesRefused
-from shared.records import Alarm, Attempt, new_webhook_id
+from shared.record_ids import new_webhook_id
 from shared.settings import Settings
 from tests import log_rows
 from tests.strategies import attempts as any_attempts

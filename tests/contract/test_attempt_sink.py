@@ -19,10 +19,12 @@ from sqlalchemy import text
 
 from delivery_stream.attempt_sink import AttemptSink
 from shared.attempt_log import AttemptLog, LoggedDelivery
+from shared.attempt_records import Attempt
 from shared.clock import SystemClock
 from shared.database import Database
 from shared.kafka import Producer, client_options
-from shared.records import Attempt, Delivery, Record, Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Delivery, Record, Source
 from shared.settings import Settings
 from tests.eventually import eventually
 from tests.kafka_log import read_topic

@@ -17,7 +17,7 @@ from shared.clock import SystemClock
 from shared.database import Database
 from shared.encryption import Cipher, generate_key
 from shared.errors import ConfigurationError
-from shared.records import new_webhook_id
+from shared.record_ids import new_webhook_id
 from shared.settings import Settings
 from shared.subscription import SealedSubscription
 from shared.subscription_cache import Cached, SubscriptionCache

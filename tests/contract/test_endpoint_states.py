@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from shared.attempt_records import Attempt, LaneState
 from shared.attempt_rows import LogRow, row_of_attempt, row_of_lane
 from shared.attempt_writer import AttemptWriter
 from shared.clock import SystemClock, to_datetime, to_ms
@@ -21,7 +22,8 @@ from shared.database import Database
 from shared.encryption import Cipher
 from shared.endpoint_states import EndpointState, EndpointStates, forget_deleted
 from shared.errors import StoreUnavailable
-from shared.records import Attempt, LaneState, Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Source
 from shared.settings import Settings
 from shared.subscription_store import disable
 from shared.subscriptions import NewSubscription, Subscription, SubscriptionStore

@@ -10,12 +10,14 @@ import pytest
 
 from delivery_stream.sink_batch import Batch
 from shared.attempt_log import AttemptLog, LoggedEvent
+from shared.attempt_records import Attempt, FannedOut
 from shared.attempt_rows import Progress, row_of_attempt, row_of_delivery, row_of_event, row_of_fan_out
 from shared.attempt_writer import AttemptWriter
 from shared.clock import SystemClock, to_datetime
 from shared.database import Database
 from shared.kafka import Producer
-from shared.records import Attempt, Event, FannedOut, Record, Source, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Event, Record, Source
 from shared.settings import Settings
 from tests.contract.test_attempt_sink import attempt_log, database, producer, running
 from tests.eventually import eventually

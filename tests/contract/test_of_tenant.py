@@ -12,7 +12,7 @@ import pytest
 from shared.database import Database
 from shared.encryption import Cipher
 from shared.errors import TenantFull
-from shared.records import new_webhook_id
+from shared.record_ids import new_webhook_id
 from shared.settings import Settings
 from shared.subscription import Change
 from shared.subscriptions import (

@@ -21,12 +21,13 @@ from retry_scheduler.parked_tail import ParkedTail
 from retry_scheduler.replay import Replays
 from retry_scheduler.replay_job import FIRST_RECORDS
 from retry_scheduler.replay_rows import ReplayRows
+from shared.attempt_records import Alarm, Attempt, attempt_from_json
 from shared.clock import SystemClock
 from shared.completed_offsets import encode_completed
 from shared.database import Database
 from shared.encryption import Cipher
 from shared.kafka import Producer, client_options
-from shared.records import Alarm, Attempt, Delivery, Record, attempt_from_json, delivery_from_record
+from shared.records import Delivery, Record, delivery_from_record
 from shared.settings import Settings
 from shared.store_calls import StoreCalls
 from shared.subscriptions import NewSubscription, SubscriptionStore

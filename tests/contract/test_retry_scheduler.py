@@ -19,9 +19,10 @@ from aiokafka.admin import NewTopic, RecordsToDelete
 
 from retry_scheduler.due import Limits
 from retry_scheduler.forward import Forwarder
+from shared.attempt_records import Alarm, attempt_from_json
 from shared.clock import SystemClock
 from shared.kafka import Producer, ensure_topics
-from shared.records import Alarm, Delivery, Record, Source, attempt_from_json, delivery_from_record
+from shared.records import Delivery, Record, Source, delivery_from_record
 from shared.settings import Settings
 from tests.kafka_admin import admin_of
 from tests.system import SCHEDULER, System, read_topic

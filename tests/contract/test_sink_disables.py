@@ -14,12 +14,13 @@ from aiokafka.structs import ConsumerRecord
 from sqlalchemy import text
 
 from delivery_stream.attempt_sink import AttemptSink
+from shared.attempt_records import Attempt, LaneState
 from shared.clock import SystemClock, to_datetime
 from shared.database import Database
 from shared.encryption import Cipher
 from shared.endpoint_states import EndpointStates
 from shared.kafka import Producer
-from shared.records import Attempt, LaneState, new_webhook_id
+from shared.record_ids import new_webhook_id
 from shared.settings import Settings
 from shared.subscriptions import NewSubscription, Subscription, SubscriptionStore
 from shared.tables import LOCK_SUBSCRIPTION_WRITES

@@ -7,7 +7,7 @@ from typing import Any
 
 from standardwebhooks import Webhook
 
-from shared.records import new_webhook_id
+from shared.record_ids import new_webhook_id
 from tests.end_to_end.test_fan_out import post
 from tests.end_to_end.test_pipeline import headers_of
 from tests.eventually import eventually

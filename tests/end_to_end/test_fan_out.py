@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer
 from shared.broker import client_options
 from shared.database import Database
 from shared.encryption import Cipher
-from shared.records import delivery_id, new_webhook_id
+from shared.record_ids import delivery_id, new_webhook_id
 from shared.subscriptions import NewSubscription, SubscriptionStore
 from tests.receiver import Receiver
 from tests.system import System, read_topic

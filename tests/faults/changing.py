@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from shared.records import delivery_id
+from shared.record_ids import delivery_id
 from shared.signature import decode_signing_secret, standard_signature
 from tests.faults.history import ON_ITS_WAY_S, SEEN_S, History, Keys, known_at, signed_rightly
 from tests.faults.load import Load, arrived

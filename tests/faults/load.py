@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import aiohttp
 
-from shared.records import delivery_id
+from shared.record_ids import delivery_id
 from tests.faults.oracle import Arrived, Sent
 from tests.receiver import Answer, Arrival, Receiver, Step
 from tests.system import System

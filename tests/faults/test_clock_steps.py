@@ -15,7 +15,8 @@ from shared.attempt_log import AttemptLog
 from shared.clock import SystemClock
 from shared.database import Database
 from shared.kafka import Producer, ensure_topics
-from shared.records import Delivery, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Delivery
 from shared.settings import Settings
 from tests.conftest import FreshSettings, delete_topics
 from tests.contract.test_retry_scheduler import forwarding, found, retries, tier_records, until

@@ -14,7 +14,7 @@ from shared.broker import client_options
 from shared.database import Database
 from shared.encryption import Cipher
 from shared.kafka import ensure_topics
-from shared.records import delivery_id
+from shared.record_ids import delivery_id
 from shared.settings import Settings
 from shared.subscriptions import NewSubscription, SubscriptionStore
 from tests.conftest import FreshSettings

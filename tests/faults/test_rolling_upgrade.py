@@ -11,7 +11,8 @@ import pytest
 from deploy.migrate import migrate
 from shared.clock import SystemClock
 from shared.kafka import Producer
-from shared.records import Delivery, Record, new_webhook_id
+from shared.record_ids import new_webhook_id
+from shared.records import Delivery, Record
 from tests.faults import newer_schema
 from tests.faults.figures import Figures
 from tests.faults.form import SEED

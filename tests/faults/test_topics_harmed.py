@@ -13,7 +13,7 @@ from aiokafka.admin import RecordsToDelete
 
 from shared.broker import client_options
 from shared.kafka import ensure_topics
-from shared.records import delivery_id
+from shared.record_ids import delivery_id
 from shared.settings import Settings
 from tests.eventually import eventually
 from tests.faults.figures import Figures

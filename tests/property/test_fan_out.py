@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delivery_stream.fan_out import CHUNK_BYTES, CHUNK_RECORDS, chunks, matching
-from shared.records import Event, Source, attempt_id, delivery_from_record, delivery_id, event_from_record
+from shared.record_ids import attempt_id, delivery_id
+from shared.records import Event, Source, delivery_from_record, event_from_record
 from shared.subscriptions import Interest
 from tests.strategies import events, texts
 

@@ -10,23 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.attempt_records import Attempt, Disabled, FannedOut, LaneState, attempt_from_json
 from shared.clock import to_rfc3339
 from shared.errors import UnreadableRecord
-from shared.records import (
-    Attempt,
-    Delivery,
-    Disabled,
-    Event,
-    FannedOut,
-    LaneState,
-    Source,
-    attempt_from_json,
-    attempt_id,
-    delivery_from_record,
-    delivery_id,
-    event_from_record,
-    raw_dead_letter,
-)
+from shared.record_ids import attempt_id, delivery_id
+from shared.records import Delivery, Event, Source, delivery_from_record, event_from_record, raw_dead_letter
 from tests.strategies import attempts, deliveries, disabled, events, fan_outs, lane_states
 
 HERE = Source("webhooks.deliveries", 3, 77)

@@ -9,10 +9,11 @@ import orjson
 import pytest
 
 from delivery_stream.disabling import SUBSCRIPTION_DISABLED, Disabling, to_disable
+from shared.attempt_records import Attempt
 from shared.attempt_rows import AttemptValues, row_of_attempt
 from shared.clock import to_datetime, to_rfc3339
 from shared.endpoint_states import Failing
-from shared.records import Attempt, Source
+from shared.records import Source
 
 HOUR_MS = 3_600_000
 NOW_MS = 1_800_000_000_000

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from shared.attempt_records import Attempt, LaneState
 from shared.attempt_rows import LogRow, row_of_attempt, row_of_lane
 from shared.clock import to_rfc3339
 from shared.endpoint_rows import Seen, endpoints_seen
 from shared.errors import UnreadableRecord
-from shared.records import Attempt, LaneState, Source
+from shared.records import Source
 
 ONE, OTHER = "0192c0de-0000-7000-8000-000000000001", "0192c0de-0000-7000-8000-000000000002"
 HERE = Source("attempts", 3, 7)

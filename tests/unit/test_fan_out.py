@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 
 from delivery_stream.fan_out import FanOutIO, fan_out
+from shared.attempt_records import FannedOut, attempt_from_json
 from shared.clock import SystemClock
 from shared.errors import RecordTooLarge
-from shared.records import Event, FannedOut, Record, attempt_from_json
+from shared.records import Event, Record
 from shared.subscriptions import Interest, Unreachable
 from tests.unit.examples import NOW_MS, TOPICS
 

@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from delivery_stream.watermark import Mark, Watermarks
 from deploy.program import free_port
+from shared.attempt_records import AttemptOutcome
 from shared.health import serve_health
 from shared.metrics import DISABLED, EVENTS, exposition
-from shared.records import AttemptOutcome
 from shared.skip_watch import SkipWatch
 from tests.eventually import eventually
 
