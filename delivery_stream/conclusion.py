@@ -15,7 +15,7 @@ import msgspec
 
 from delivery_stream.decision import Decision, InternalError, Park, TooOld, Wait, decide
 from delivery_stream.deliver import DeliverIO, Ended, attempt, expired
-from delivery_stream.records_after import attempt_record, dead, next_hop, waiting_record
+from delivery_stream.records_after import attempt_record, dead_letter_after, next_hop, waiting_record
 from shared import metrics
 from shared.attempt_records import Attempt
 from shared.errors import RecordTooLarge
@@ -173,7 +173,7 @@ async def _publish(delivery: Delivery, what_happened: Record | None, hop: Record
     except RecordTooLarge:
         # Only a foreign record can come so close to the limit that our headers push it over.
         too_large = InternalError("too large for its next hop")
-        records[-1] = dead(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)
+        records[-1] = dead_letter_after(delivery, too_large, "too large for its next hop", io.clock.now_ms(), io.topics)
         await io.publish(records)
 
 

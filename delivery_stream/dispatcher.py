@@ -72,7 +72,7 @@ class Watches(Protocol):
 
 
 class Dispatcher:
-    """Owns the partitions of one worker (`partition_batches.Owner`)."""
+    """Owns the partitions of one worker (`fetching.Owner`)."""
 
     def __init__(
         self,
@@ -229,15 +229,17 @@ class Dispatcher:
         async with self._committing:
             found = {}
             for tp, held in list(self._held.items()):
-                found[tp] = held.tracker, held.tracker.commit()
-                await asyncio.sleep(0)  # with many unfinished, each takes a moment
-            news = {tp: commit for tp, (_, commit) in found.items() if commit is not None}
+                if (commit := held.tracker.commit()) is not None:
+                    found[tp] = held, commit
+                    await asyncio.sleep(0)  # with many unfinished, each takes a moment
+            # Not what belongs to a log that was replaced in such a moment.
+            news = {tp: commit for tp, (held, commit) in found.items() if self._held.get(tp) is held}
             if not news:
                 return True
             committed = await self._commit(news)
             if not committed:
-                for tp in news:
-                    found[tp][0].failed()
+                for held, _ in found.values():
+                    held.tracker.failed()
             return committed
 
     async def commit_regularly(self, every_s: float) -> None:

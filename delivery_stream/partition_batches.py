@@ -12,17 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, cast
 
 import faust
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 from faust.types import TP
 from mode.threads import QueueServiceThread, WorkerThread
 
+from delivery_stream.fetching import Fetched, Fetching, Owner
 from delivery_stream.offsets import Commit
 from shared.broker import leave
 from shared.errors import InvariantBroken
@@ -33,45 +34,10 @@ _FAUST_LOG = logging.getLogger("faust.app")
 
 _COMMIT_TIMEOUT_S = 5.0
 _RETRY_S = 1.0
-_Fetched = tuple[Mapping[TopicPartition, Sequence[ConsumerRecord]], Mapping[TopicPartition, int], int]
-#: How soon a partition that had no room is looked at again.
-_ROOM_POLL_S = 0.02
+#: How long a broker may wait with the rest for something to come, while a partition is held that may go on soon.
+_HELD_WAIT_MS = 20
 #: Records fetched at a time: their bytes are read in one turn of the loop.
 _BATCH_MAX = 1000
-#: With so many partitions of which something is fetched and not taken, each a MiB or one large record, or twice that,
-#: nothing more is fetched.
-_UNTAKEN_MAX = 64
-
-
-class Owner(Protocol):
-    """Who the partitions are handed to."""
-
-    async def assigned(self, partitions: Mapping[TopicPartition, Commit]) -> None:
-        """These and no others are ours from now on, each with the group's commit, or where its log starts."""
-        ...
-
-    async def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """They will be another's when this returns: finish what can be finished soon, and commit."""
-        ...
-
-    def has_room(self, partition: TopicPartition) -> bool:
-        """Whether more of this partition is wanted now."""
-        ...
-
-    def next_offset(self, partition: TopicPartition) -> int | None:
-        """What must come next of a partition that is ours; None for any other."""
-        ...
-
-    def start_again(self, partition: TopicPartition, commit: Commit) -> None:
-        """This one is another log than it was: what comes next of it is the first record of that."""
-        ...
-
-    async def take(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
-        """Records in order, none of which came before in this assignment; returns when there is room for more.
-
-        One batch of each partition at a time. It may have been taken away just now: then they are nobody's.
-        """
-        ...
 
 
 class BatchApp(faust.App):
@@ -119,7 +85,7 @@ class BatchApp(faust.App):
     @property
     def lag(self) -> int:
         """Records of our partitions that are there and not fetched, as of the last fetch."""
-        return cast(_BatchConsumer, self.consumer).lag
+        return cast(_BatchConsumer, self.consumer).fetching.lag
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where each log starts. Raises KafkaError."""
@@ -231,15 +197,17 @@ class _Member(AIOKafkaConsumerThread):
     async def first(self, partition: TopicPartition) -> int:
         return int((await self._ensure_consumer().beginning_offsets([partition]))[partition])
 
-    async def fetch(self, wanted: set[TP], timeout_s: float) -> _Fetched:
+    async def fetch(self, wanted: Set[TopicPartition], timeout_s: float) -> Fetched:
         consumer = self._ensure_consumer()
-        records = await self._fetch_records(consumer, wanted, timeout_s, _BATCH_MAX)
+        records = await self._fetch_records(consumer, cast(set[TP], wanted), timeout_s, _BATCH_MAX)
         # Without a turn of the loop: the positions are those that this fetch has left.
         assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
         states = assignment._tp_state if assignment else {}
+        if not any(state.paused for state in states.values()):
+            consumer._fetcher._fetch_max_wait_ms = consumer._fetch_max_wait_ms
         valid = {tp: state for tp, state in states.items() if state.has_valid_position}
         lag = sum(max((state.highwater or 0) - state.position, 0) for state in valid.values())
-        return records, {tp: state.position for tp, state in valid.items()}, lag
+        return Fetched(records, {tp: state.position for tp, state in valid.items()}, lag)
 
     def go_back(self, partition: TopicPartition, offset: int) -> None:
         consumer = self._ensure_consumer()
@@ -251,6 +219,8 @@ class _Member(AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         if partition in consumer.assignment():
             consumer.pause(partition)
+            # There is one request to each broker at a time: one that leaves this partition out must end soon.
+            consumer._fetcher._fetch_max_wait_ms = _HELD_WAIT_MS
 
     def go_on(self, partition: TopicPartition) -> None:
         consumer = self._ensure_consumer()
@@ -262,15 +232,10 @@ class _BatchConsumer(Consumer):
     logger = _FAUST_LOG
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._asked_again: dict[TopicPartition, int] = {}
-        #: Fetched and not taken yet. Of these partitions nothing more is fetched; of all others everything is, because
-        #: aiokafka asks a broker for nothing while something of that broker lies there.
-        self._waiting: dict[TopicPartition, Sequence[ConsumerRecord]] = {}
-        #: A batch that has no room yet holds up its own partition and no other.
-        self._takes: dict[TopicPartition, asyncio.Task[None]] = {}
-        self.lag = 0
         self.turned_s = time.monotonic()
         super().__init__(*args, **options)
+        app = cast(BatchApp, self.app)
+        self.fetching = Fetching(self._member, app.owner, app.note_replaced)
 
     def _new_consumer_thread(self) -> _Member:
         return _Member(self, loop=self.loop, thread_loop=self.loop, Worker=_NoThread, beacon=self.beacon)
@@ -292,7 +257,7 @@ class _BatchConsumer(Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         partitions = [TopicPartition(*tp) for tp in assigned]
-        self._asked_again.clear()
+        self.fetching.assigned()
         self._member.note_heartbeats()
         await self._owner.assigned(await self._committed(partitions) if partitions else {})
         await super().on_partitions_assigned(assigned, generation_id)
@@ -308,7 +273,7 @@ class _BatchConsumer(Consumer):
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.stop_flow()
-        self._waiting.clear()
+        self.fetching.revoked()
         await self._owner.revoked([TopicPartition(*tp) for tp in revoked])
         await super().on_partitions_revoked(revoked)
 
@@ -326,80 +291,7 @@ class _BatchConsumer(Consumer):
             if not self.flow_active:
                 await self.wait(self.can_resume_flow)  # type: ignore[arg-type] # asyncio.Event serves, as in Faust
                 continue
-            self._take_what_waits()
-            untaken = self._takes.keys() | self._waiting.keys()
-            if (wanted := self._wanted()) and len(untaken) < _UNTAKEN_MAX:
-                await self._fetch(wanted, timeout_s=_ROOM_POLL_S if self._waiting else 1.0)
-            else:
-                await asyncio.sleep(_ROOM_POLL_S)
-
-    def _wanted(self) -> set[TP]:
-        """A set of its own: Faust empties the other in a rebalance, and for aiokafka an empty one means all."""
-        return {tp for tp in self._get_active_partitions() if self._owner.next_offset(TopicPartition(*tp)) is not None}
-
-    async def _fetch(self, wanted: set[TP], timeout_s: float) -> None:
-        fetched, positions, self.lag = await self._member.fetch(wanted, timeout_s)
-        self._waiting.update({tp: fetched[tp] for tp in fetched if self._owner.next_offset(tp) is not None})
-        self._take_what_waits()
-        await asyncio.sleep(0)  # most are taken by then
-        self._forget_taken()
-        for partition, position in positions.items():
-            if partition in self._takes or partition in self._waiting:
-                continue
-            next_offset = self._owner.next_offset(partition)
-            if next_offset is not None and position > next_offset and not self._is_hole(partition, next_offset):
-                self._asked_again[partition] = next_offset
-                self._member.go_back(partition, next_offset)
-
-    def _take_what_waits(self) -> None:
-        """Each partition's one after the other, and while its owner has room."""
-        self._forget_taken()
-        for partition in self._waiting:
-            if partition in self._takes or not self._owner.has_room(partition):
-                self._member.hold(partition)
-            else:
-                self._takes[partition] = asyncio.create_task(self._take(partition))
-
-    def _forget_taken(self) -> None:
-        """Raises what a take has raised."""
-        for partition in [partition for partition, take in self._takes.items() if take.done()]:
-            self._takes.pop(partition).result()
-
-    async def _take(self, partition: TopicPartition) -> None:
-        while (records := self._waiting.pop(partition, None)) is not None:
-            self._member.go_on(partition)
-            if new := await self._new(partition, records):
-                await self._owner.take(partition, new)
-            if not self._owner.has_room(partition):
-                return
-
-    async def _new(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
-        """What the owner wants next decides, since a fetch may end on the other side of a rebalance.
-
-        Records of any assignment are the same records, so a batch that goes on where the owner stands is right. A
-        batch from further on, or a position there without a batch, means that records went to nobody: fetch again.
-        """
-        next_offset = self._owner.next_offset(partition)
-        if next_offset is None:
-            return ()
-        new = records if records[0].offset >= next_offset else [r for r in records if r.offset >= next_offset]
-        if not new:
-            await self._compare(partition, next_offset)
-            return ()
-        return new if new[0].offset == next_offset or self._is_hole(partition, next_offset) else ()
-
-    async def _compare(self, partition: TopicPartition, next_offset: int) -> None:
-        """A whole batch from before where we stand: left from before a rebalance, or the log is another one."""
-        end = (await self._member.ends([partition])).get(partition, next_offset)
-        if end < next_offset:
-            cast(BatchApp, self.app).note_replaced(partition, next_offset, end)
-            start = await self._member.first(partition)
-            self._owner.start_again(partition, Commit(start, ""))
-            self._member.go_back(partition, start)
-
-    def _is_hole(self, partition: TopicPartition, next_offset: int) -> bool:
-        """Asked again for this offset, the log went on further on: there is nothing."""
-        return self._asked_again.get(partition) == next_offset
+            await self.fetching.turn(self._get_active_partitions())
 
 
 class _NoProducer(Producer):

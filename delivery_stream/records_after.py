@@ -107,10 +107,10 @@ def next_hop(delivery: Delivery, outcome: Outcome, decision: Decision, now_ms: i
         case Park():
             return delivery.again(due_ms=None, not_before_ms=None).to_record(topics.parked)
         case DeadLetter(reason):
-            return dead(delivery, outcome, reason, now_ms, topics)
+            return dead_letter_after(delivery, outcome, reason, now_ms, topics)
 
 
-def dead(delivery: Delivery, outcome: Outcome, reason: str, now_ms: int, topics: Topics) -> Record:
+def dead_letter_after(delivery: Delivery, outcome: Outcome, reason: str, now_ms: int, topics: Topics) -> Record:
     """The delivery as a dead letter."""
     error_class, details = _error(outcome)
     return dead_letter(

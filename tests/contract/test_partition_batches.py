@@ -8,10 +8,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 from unittest.mock import Mock
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.fetch import FetchRequest
 from mode.threads import WorkerThread
 
 from delivery_stream.app import create_app
@@ -221,6 +223,26 @@ async def test_nothing_that_was_fetched_stays_where_it_stops_further_fetches(top
         await until(lambda: not consumer._fetcher._records, "what had come of it is thrown away")
         stuck.released.set()
         await until(lambda: len(stuck.seen) == 5000 and not consumer.paused(), "all of it")
+
+
+async def test_while_a_partition_is_held_no_request_that_leaves_it_out_waits_long(topics_ready: Settings) -> None:
+    """There is one request to a broker at a time: whoever may go on would wait for its end."""
+    stuck, waits_ms = StuckEndpoint(), list[int]()
+    await produce(topics_ready, range(5000), partition=3, endpoint=b"stuck")
+    async with running(topics_ready, stuck.handle, patience_s=10_000) as worker:
+        await until(lambda: worker.dispatcher.lanes.waiting == QUEUE_MAX, "a full lane")
+        fetcher = worker.app.consumer._thread._consumer._fetcher  # type: ignore[attr-defined]
+        send = fetcher._client.send
+
+        async def noted(node: int, request: Any, *args: Any, **options: Any) -> Any:
+            if isinstance(request, FetchRequest):
+                waits_ms.append(request._max_wait_ms)
+            return await send(node, request, *args, **options)
+
+        fetcher._client.send = noted
+        await until(lambda: waits_ms[-3:] == [20, 20, 20], "short requests for the others")
+        stuck.released.set()
+        await until(lambda: waits_ms[-1:] == [500] and len(stuck.seen) == 5000, "long ones again")
 
 
 async def test_what_waits_for_room_is_left_to_whoever_has_it_next(topics_ready: Settings) -> None:

@@ -247,6 +247,20 @@ async def test_what_waits_to_be_buried_when_its_partition_goes_is_left_to_the_ne
     assert not bench.started, "it is not ours"
 
 
+async def test_a_commit_gives_way_between_partitions_and_passes_over_a_log_that_was_replaced_meanwhile() -> None:
+    bench = Bench()
+    await bench.dispatcher.assigned({P0: START, P1: START})
+    for partition in (P0, P1):
+        await bench.dispatcher.take(partition, records(0, endpoint=f"of {partition}"))
+    await bench.finish(0)
+    committing = asyncio.create_task(bench.dispatcher.commit())
+    await asyncio.sleep(0)
+    assert not committing.done()
+    bench.dispatcher.start_again(P0, START)
+    assert await committing
+    assert bench.commits == [{P1: Commit(1, "")}]
+
+
 async def test_a_failed_commit_is_given_again() -> None:
     bench = Bench()
     await bench.dispatcher.assigned({P0: START})
