@@ -348,12 +348,14 @@ async def test_without_postgres_it_waits_stays_in_its_group_and_notes_everything
     cut_off = settings.model_copy(update={"database_url": SecretStr(through)})
     async with scheduling(cut_off, producer):
         await park(settings, producer, [one], 3)
-        await eventually(lambda: store.parked([one]) == {one: 3})
+        # Not before the group has it: whoever is cut off from the answer notes the same once more.
+        await eventually(lambda: _is_noted(settings, 3))
+        assert store.parked([one]) == {one: 3}
         await proxy.cut()
         await park(settings, producer, [one], 7, first=3)
         store.set_status(one, "active")  # Postgres itself is well: the API reaches it
         await eventually(lambda: len(refusals(caplog)) > 3)
-        assert await _noted(settings) == 3, "nothing is passed over"
+        assert await _is_noted(settings, 3), "nothing is passed over"
         assert await _members(settings) == 1
         await proxy.open()
         came = await deliveries_of(settings, one, 10, within_s=40)
@@ -380,12 +382,14 @@ def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage() == "parked_not_noted"]
 
 
-async def _noted(settings: Settings) -> int:
+async def _is_noted(settings: Settings, next_offset: int) -> bool:
+    """Whether that is what the group has committed."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     await admin.start()
     try:
         offsets = await admin.list_consumer_group_offsets(settings.topics.group(NOTING))
-        return int(offsets[TopicPartition(settings.topics.parked, 0)].offset)
+        committed = offsets.get(TopicPartition(settings.topics.parked, 0))
+        return committed is not None and committed.offset == next_offset
     finally:
         await admin.close()
 
