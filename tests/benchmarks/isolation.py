@@ -24,10 +24,9 @@ from typing import NamedTuple
 
 import uvloop
 
-from deploy.embedded_kafka import Memory
 from shared.kafka import Producer
 from tests.benchmarks.loopback import Loopback
-from tests.benchmarks.pipeline import SCHEDULER, WORKER, Pipeline, machine, pipeline
+from tests.benchmarks.pipeline import KAFKA_MEMORY, SCHEDULER, WORKER, Pipeline, machine, pipeline
 from tests.benchmarks.report import Report, Verdict
 
 #: A burst of so many; a timer is not finer.
@@ -176,7 +175,7 @@ def main() -> int:
     given = parser.parse_args()
     # The other one stops the broker for 60 to 80 ms every 16 to 25 s, sooner the more it is sent: half of what a 99th
     # percentile has room for.
-    with pipeline(kafka_memory=Memory("1g", "Z")) as line:
+    with pipeline(kafka_memory=KAFKA_MEMORY._replace(collector="Z")) as line:
         return 0 if uvloop.run(run(line, given)) else 1
 
 

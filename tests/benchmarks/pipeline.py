@@ -42,7 +42,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 WORKER = ("delivery_stream",)
 SCHEDULER = ("retry_scheduler",)
 #: As a broker has it: with 256 MiB it stops every 2 s to collect, and that would be measured.
-_KAFKA_MEMORY = Memory("1g")
+KAFKA_MEMORY = Memory("1g")
 _READY_WITHIN_S = 60.0
 #: The worker ends itself after 20 s.
 _STOP_WITHIN_S = 25.0
@@ -216,7 +216,7 @@ async def _committed(consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, O
 
 
 @contextmanager
-def pipeline(*, kafka_memory: Memory = _KAFKA_MEMORY, **settings: object) -> Iterator[Pipeline]:
+def pipeline(*, kafka_memory: Memory = KAFKA_MEMORY, **settings: object) -> Iterator[Pipeline]:
     """On the stack that tests use; everything ends with the block."""
     with ExitStack() as at_end:
         stack = at_end.enter_context(find_stack(kafka_memory=kafka_memory))
