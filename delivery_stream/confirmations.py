@@ -78,14 +78,14 @@ class Confirmations:
         for (entry, _), conclusion in zip(several, conclusions, strict=True):
             record = conclusion.record
             if record is not None and self._io.send_soon(record, partial(self._told, entry, conclusion)):
-                entry.held.sent += 1
+                entry.held.out += 1
                 self._sent += 1
             else:
                 self._under_way.start(self._publish(entry, conclusion), entry.held)
 
     def _told(self, entry: Entry, conclusion: Conclusion, is_confirmed: bool) -> None:
         """What Kafka says to the one record; when it does not confirm it, all that follows is published anew."""
-        entry.held.sent -= 1
+        entry.held.out -= 1
         self._sent -= 1
         try:
             if is_confirmed:

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import ssl
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import NamedTuple, cast
 
@@ -45,7 +46,7 @@ class Broken(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """Used by one task at a time. ``reusable`` says after an exchange whether there may be another.
+    """One exchange at a time. ``reusable`` says after one whether there may be another.
 
     ``on_made`` and ``on_lost`` are called once each, when the transport is there and when it is gone.
     """
@@ -54,6 +55,7 @@ class Connection(asyncio.Protocol):
         "_body",
         "_body_bytes",
         "_complete",
+        "_deadline",
         "_first_byte_s",
         "_framed",
         "_head_bytes",
@@ -68,8 +70,8 @@ class Connection(asyncio.Protocol):
         "_received_bytes",
         "_retry_after",
         "_status",
+        "_told",
         "_transport",
-        "_waiter",
         "address",
         "opened_s",
         "origin",
@@ -94,25 +96,34 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[Reply | Broken] | None = None
+        self._told: Callable[[Reply | Broken], None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._forget()
 
     async def exchange(self, request: bytes, timeout_s: float) -> Reply | Broken:
         """Sends the request and gives what came back within ``timeout_s``; cancelled, it closes the connection."""
         if self._transport is None or self._lost:
             return Broken("connection_reset", "closed before the request was sent", True, None)
+        waiter: asyncio.Future[Reply | Broken] = self._loop.create_future()
+        self.send(request, timeout_s, partial(_give, waiter))
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self._hang_up()
+            raise
+
+    def send(self, request: bytes, timeout_s: float, told: Callable[[Reply | Broken], None]) -> None:
+        """The same without a task, while it is reusable: ``told`` hears once, later, and must not raise."""
+        assert self._transport is not None
         self._forget()
         self.reusable = False
-        self._waiter = self._loop.create_future()
-        deadline = self._loop.call_later(timeout_s, self._break, "timeout", "no whole answer in time")
-        self._transport.write(request)
+        self._told = told
+        self._deadline = self._loop.call_later(timeout_s, self._break, "timeout", "no whole answer in time")
         try:
-            return await self._waiter
-        finally:
-            deadline.cancel()
-            if not self.reusable:
-                self._waiter = None
-                self.abort()
+            self._transport.write(request)
+        except BaseException:
+            self._hang_up()
+            raise
 
     @property
     def received_bytes(self) -> int:
@@ -132,7 +143,7 @@ class Connection(asyncio.Protocol):
         self._on_made(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._waiter is None:  # nobody asked: whatever it is, it must not become the next request's answer
+        if self._told is None:  # nobody asked: whatever it is, it must not become the next request's answer
             self.abort()
             return
         if self._first_byte_s is None:
@@ -229,23 +240,42 @@ class Connection(asyncio.Protocol):
             self._break("bad_response", describe(error.__context__ or error))
 
     def _answer(self, reusable: bool) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is None or waiter.done():
+        if self._told is None:
             return
         assert self._transport is not None
         # An answer that came while we still send: what is left of the request would stand before the next one.
         self.reusable = reusable and self._transport.get_write_buffer_size() == 0
-        waiter.set_result(
-            Reply(self._status, self._retry_after, b"".join(self._body), self._first_byte_s or monotonic())
-        )
+        self._tell(Reply(self._status, self._retry_after, b"".join(self._body), self._first_byte_s or monotonic()))
 
     def _break(self, error_class: str, details: str) -> None:
         self.reusable = False
-        waiter, self._waiter = self._waiter, None
-        if waiter is None or waiter.done():
-            return
         unanswered = self._first_byte_s is None and error_class == "connection_reset"
-        waiter.set_result(Broken(error_class, details, unanswered, self._first_byte_s))
+        self._tell(Broken(error_class, details, unanswered, self._first_byte_s))
+
+    def _tell(self, reply: Reply | Broken) -> None:
+        told = self._told
+        if told is None:
+            return
+        if self.reusable:
+            self._asked_no_more()
+        else:
+            self._hang_up()
+        told(reply)
+
+    def _hang_up(self) -> None:
+        self._asked_no_more()
+        self.abort()
+
+    def _asked_no_more(self) -> None:
+        self._told = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _give(waiter: asyncio.Future[Reply | Broken], reply: Reply | Broken) -> None:
+    if not waiter.done():  # cancelled in this turn of the loop
+        waiter.set_result(reply)
 
 
 def describe(error: BaseException) -> str:

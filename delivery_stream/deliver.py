@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from delivery_stream.decision import (
@@ -19,7 +20,8 @@ from delivery_stream.decision import (
     TooOld,
 )
 from delivery_stream.masking import without_secrets
-from delivery_stream.request import build_request
+from delivery_stream.request import Request, build_request
+from delivery_stream.sender import Post
 from shared.clock import Clock
 from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription, Unreachable
@@ -34,6 +36,9 @@ class Sends(Protocol):
     async def post(
         self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float
     ) -> Answered | NoAnswer | Refused: ...
+    def make(self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float) -> Post | Refused: ...
+    def post_soon(self, post: Post, told: Callable[[Answered | NoAnswer | None], None]) -> bool: ...
+    async def post_anew(self, post: Post) -> Answered | NoAnswer | Refused: ...
 
 
 class Knows(Protocol):
@@ -116,6 +121,72 @@ async def attempt(
         timeout_s = subscription.timeout_seconds or io.timeout_s
         outcome = await io.sender.post(request.url, request.headers, delivery.payload, timeout_s)
         return without_secrets(outcome, subscription, request)
-    except Exception as error:
-        log.exception("internal error", extra={"webhook_id": delivery.webhook_id, "attempt": delivery.attempt})
-        return InternalError(type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - it is logged there
+        return _internal_error(delivery, error)
+
+
+def _internal_error(delivery: Delivery, error: Exception) -> InternalError:
+    log.exception("internal error", extra={"webhook_id": delivery.webhook_id, "attempt": delivery.attempt})
+    return InternalError(type(error).__name__)
+
+
+# The same in steps, without a task for each (docs/decisions/0016).
+
+
+class Prepared(NamedTuple):
+    """A delivery whose request is made."""
+
+    delivery: Delivery
+    subscription: Subscription
+    request: Request
+    post: Post
+    started_ms: int
+
+
+def prepare(delivery: Delivery, io: DeliverIO) -> Prepared | None:
+    """Its request. None: it has none, or that takes more than what is in memory; `deliver` it."""
+    known = io.subscriptions.peek(delivery.subscription_id)
+    now_ms = io.clock.now_ms()
+    if not isinstance(known, Found) or known.subscription.status != "active" or expired(delivery, now_ms, io):
+        return None
+    subscription = known.subscription
+    try:
+        request = build_request(delivery, subscription, now_ms)
+        if isinstance(request, Refused):
+            return None
+        timeout_s = subscription.timeout_seconds or io.timeout_s
+        post = io.sender.make(request.url, request.headers, delivery.payload, timeout_s)
+    except Exception:  # noqa: BLE001 - `deliver` will tell what it is
+        return None
+    return None if isinstance(post, Refused) else Prepared(delivery, subscription, request, post, now_ms)
+
+
+def post_soon(prepared: Prepared, io: DeliverIO, told: Callable[[Ended | None], None]) -> bool:
+    """`Sender.post_soon`, with what it comes to for the delivery. False, or None later: `post_anew` must follow."""
+    try:
+        return io.sender.post_soon(prepared.post, partial(_heard, prepared, told))
+    except Exception as error:  # noqa: BLE001 - as above
+        _internal_error(prepared.delivery, error)
+        return False
+
+
+async def post_anew(prepared: Prepared, io: DeliverIO) -> Ended:
+    """`Sender.post_anew`."""
+    try:
+        outcome = await io.sender.post_anew(prepared.post)
+    except Exception as error:  # noqa: BLE001 - as above
+        return _ended(prepared, _internal_error(prepared.delivery, error))
+    return _ended(prepared, outcome)
+
+
+def _heard(prepared: Prepared, told: Callable[[Ended | None], None], outcome: Answered | NoAnswer | None) -> None:
+    told(None if outcome is None else _ended(prepared, outcome))
+
+
+def _ended(prepared: Prepared, outcome: Outcome) -> Ended:
+    delivery, subscription, request, _, started_ms = prepared
+    try:
+        outcome = without_secrets(outcome, subscription, request)
+    except Exception as error:  # noqa: BLE001 - as above
+        outcome = _internal_error(delivery, error)
+    return Ended(delivery, subscription, outcome, started_ms)

@@ -10,7 +10,7 @@ from aiokafka import ConsumerRecord
 
 from delivery_stream.conclusion import Conclusion, Waiting, conclude, keep, put_off
 from delivery_stream.decision import Wait
-from delivery_stream.deliver import DeliverIO, Ended, deliver
+from delivery_stream.deliver import DeliverIO, Ended, Prepared, deliver, post_anew, post_soon, prepare
 from delivery_stream.intake import Astray, IntakeIO
 from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription
@@ -55,6 +55,15 @@ class Deliveries:
 
     def deliver(self, delivery: Delivery) -> Awaitable[Ended]:
         return deliver(delivery, self._io)
+
+    def prepare(self, delivery: Delivery) -> Prepared | None:
+        return prepare(delivery, self._io)
+
+    def post_soon(self, prepared: Prepared, told: Callable[[Ended | None], None]) -> bool:
+        return post_soon(prepared, self._io, told)
+
+    def post_anew(self, prepared: Prepared) -> Awaitable[Ended]:
+        return post_anew(prepared, self._io)
 
     def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]:
         return conclude(ended, self._io)

@@ -1,4 +1,4 @@
-"""The shell around the lanes: partitions in, one task for each request under way, offsets marked when all is acked.
+"""The shell around the lanes: partitions in, requests out, offsets marked when all is acked.
 
 Nothing here waits for one endpoint: what may not go now waits in its lane for a moment, or goes to a tier. Topics
 *beside* it (events to be fanned out) have a bound of their own, and nobody waits for them: while their stores are out
@@ -25,6 +25,7 @@ from delivery_stream.lanes import TICK_S, Lanes, Verdict
 from delivery_stream.offsets import Commit, Tracker
 from delivery_stream.put_offs import PutOffs, PutsOff
 from delivery_stream.repeats import Repeats
+from delivery_stream.requests import Posts, Requests
 from delivery_stream.under_way import Entry, Held, UnderWay
 from shared.clock import Clock
 from shared.records import Delivery
@@ -46,13 +47,12 @@ _IN_A_ROW = 64
 Commits = Callable[[Mapping[TopicPartition, Commit]], Awaitable[bool]]
 
 
-class Delivers(Concludes, PutsOff, Protocol):
-    """What becomes of a delivery: ``deliver``, then ``conclude``, then ``send_soon`` or the conclusion's ``publish``.
+class Delivers(Posts, Concludes, PutsOff, Protocol):
+    """What becomes of a delivery: its request, then ``conclude``, then ``send_soon`` or the conclusion's ``publish``.
 
     ``keep``, ``put_off``, ``rehome`` and ``bury`` return once Kafka has confirmed what follows.
     """
 
-    def deliver(self, delivery: Delivery) -> Awaitable[Ended]: ...
     def keep(self, delivery: Delivery, subscription: Subscription | None) -> Awaitable[bool]: ...
     async def rehome(self, astray: Astray) -> bool: ...
     async def bury(self, record: ConsumerRecord, reason: str) -> None: ...
@@ -97,6 +97,7 @@ class Dispatcher:
         self._under_way = UnderWay(clock, crash)
         self._beside = Beside(beside, self._under_way)
         self._confirmations = Confirmations(io, self._under_way, self._let_go)
+        self._requests = Requests(io, self._under_way, self._repeats, self._over, self._failed)
         self._put_offs = PutOffs(io, self._under_way)
         self._aside_slots = asyncio.Semaphore(_UNCONFIRMED_MAX)
         self._commit = commit
@@ -120,7 +121,7 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """Records under way."""
-        return sum(len(held.tasks) + held.sent for held in self._held.values()) + self._confirmations.ended
+        return sum(len(held.tasks) + held.out for held in self._held.values()) + self._confirmations.ended
 
     @property
     def partitions(self) -> Iterable[TopicPartition]:
@@ -298,7 +299,7 @@ class Dispatcher:
         match self._lanes.admit(entry, lane, now_s):
             case Verdict.START:
                 self._lanes.start(entry, lane, now_s)
-                self._under_way.start(self._one(entry), entry.held)
+                self._requests.add(entry)
             case Verdict.WAIT:
                 self._put_offs.add(self._lanes.put_off(entry, lane, now_s))
             case Verdict.FULL:
@@ -314,25 +315,17 @@ class Dispatcher:
                 self._repeats.end(entry.attempt_key, finished=finished)
         self._under_way.done(entry)
 
-    async def _one(self, entry: Entry) -> None:
-        """Its slot is taken already; it is free again when what came of it is on record."""
-        begun, ended = False, None
-        try:
-            begun = await self._repeats.begin(entry.attempt_key)
-            if begun:
-                ended = await self._io.deliver(entry.delivery)
-        finally:
-            if ended is None:
-                self._lanes.ended(entry, "unknown", self._clock.monotonic_s())
-                if begun:
-                    self._repeats.end(entry.attempt_key, finished=False)
-                self._free_slot()
-        if ended is None:
-            self._under_way.done(entry)
-            return
+    def _over(self, entry: Entry, ended: Ended) -> None:
+        """Its slot is free when what came of it is on record."""
         asked_s = ended.outcome.retry_after_s if isinstance(ended.outcome, Answered) else 0.0
         self._lanes.ended(entry, health_of(ended.outcome), self._clock.monotonic_s(), asked_s=asked_s)
         self._confirmations.add(entry, ended)
+
+    def _failed(self, entry: Entry, begun: bool) -> None:
+        self._lanes.ended(entry, "unknown", self._clock.monotonic_s())
+        if begun:
+            self._repeats.end(entry.attempt_key, finished=False)
+        self._free_slot()
 
     def _let_go(self, entry: Entry, finished: bool) -> None:
         self._repeats.end(entry.attempt_key, finished=finished)
@@ -353,7 +346,7 @@ class Dispatcher:
         self._pumping = False
         if not self._draining and self._has_room():
             for entry in self._lanes.startable(self._clock.monotonic_s()):
-                self._under_way.start(self._one(entry), entry.held)
+                self._requests.add(entry)
         if self._lanes.waiting <= self._refill_at:
             self._under_way.changed.set()
 
@@ -373,7 +366,7 @@ class Dispatcher:
     def _has_room(self) -> bool:
         """For one more task; and the partitions are ours beyond doubt."""
         unconfirmed = self._confirmations.ended + self._confirmations.sent + len(self._put_offs)
-        busy = self._under_way.tasks + unconfirmed
+        busy = self._under_way.tasks + self._requests.out + unconfirmed
         return busy < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()
 
     # ---- the end of it -----------------------------------------------------------------------------------------------
@@ -393,7 +386,7 @@ class Dispatcher:
                 return
             if tasks := [task for one in several for task in one.tasks]:
                 await asyncio.wait(tasks, timeout=left_s)
-            elif any(one.sent for one in several):
+            elif any(one.out for one in several):
                 self._under_way.changed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left_s):

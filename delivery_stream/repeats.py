@@ -27,14 +27,18 @@ class Repeats:
         """Whether a copy has finished."""
         return key in self._finished
 
+    def begin_now(self, key: Hashable) -> bool:
+        """True: nobody has it, and `end` must follow. False: only `begin` can tell."""
+        if key in self._running or key in self._finished:
+            return False
+        self._running[key] = None
+        return True
+
     async def begin(self, key: Hashable) -> bool:
         """False: a copy of ``key`` has finished. Else `end` must follow. Waits for a copy that is under way."""
         while key in self._running:
             await asyncio.wait([self._end_of(key)])
-        if key in self._finished:
-            return False
-        self._running[key] = None
-        return True
+        return self.begin_now(key)
 
     def end(self, key: Hashable, *, finished: bool) -> None:
         """Not ``finished``, put off for example: the next copy runs."""

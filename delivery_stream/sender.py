@@ -26,7 +26,8 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from time import monotonic
 
 from delivery_stream.connection import Broken, Connection, Reply, describe
@@ -90,7 +91,21 @@ class Sender:
         A request is sent a second time only when it went out on a connection kept from before, and that ended without
         a single byte of an answer: the receiver had hung up already, and most likely never saw it.
         """
-        trip = _Trip(timeout_s)
+        post = self.make(url, headers, body, timeout_s)
+        if isinstance(post, Refused):
+            return post
+        await asyncio.sleep(0)  # each step for many in a row (docs/decisions/0011)
+        connection = self._pool.take(post.target.origin)
+        if connection is not None:
+            reply = await self._exchange(connection, post)
+            if isinstance(reply, Reply) or not reply.unanswered:
+                return self._outcome(reply, post)
+        return await self.post_anew(post)
+
+    # The same in steps, for who has thousands under way: a task for each would cost more (docs/decisions/0016).
+
+    def make(self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float) -> Post | Refused:
+        """The request, whose time runs from now on."""
         try:
             target, request = request_bytes(url, headers, body)
         except ValueError as error:
@@ -98,34 +113,57 @@ class Sender:
         if target.origin in self._excepted_origins and url not in self._excepted_urls:
             # Before the pool: a kept connection was vetted for the excepted URL only.
             return Refused("blocked", "the host and port are Hooklog's own")
-        await asyncio.sleep(0)  # each step for many in a row (docs/decisions/0011)
-        connection = self._pool.take(target.origin)
-        if connection is not None:
-            reply = await self._exchange(connection, request, trip)
-            if isinstance(reply, Reply) or not reply.unanswered:
-                return self._outcome(reply, trip)
+        return Post(target, request, timeout_s)
+
+    def post_soon(self, post: Post, told: Callable[[Answered | NoAnswer | None], None]) -> bool:
+        """Send it on a connection kept from before. False: there is none, `post_anew` must follow.
+
+        ``told`` hears what came of it, once, later, and must not raise. None: the connection ended without a single
+        byte of an answer, and `post_anew` must follow, which is the second time.
+        """
+        connection = self._pool.take(post.target.origin)
+        if connection is None:
+            return False
+        post.on(connection)
+        connection.send(post.request, post.left_s(), partial(self._heard, connection, post, told))
+        return True
+
+    async def post_anew(self, post: Post) -> Answered | NoAnswer | Refused:
+        """Send it on a new connection, within what is left of its time. Raises as `post` does."""
         try:
-            connection = await self._connect(target, trip)
+            connection = await self._connect(post)
         except _Ended as ended:
             return ended.outcome
-        return self._outcome(await self._exchange(connection, request, trip), trip)
+        return self._outcome(await self._exchange(connection, post), post)
 
     async def close(self) -> None:
         """Cuts every connection; a post under way, or one that still comes, ends as a `NoAnswer`."""
         await self._resolver.close()
         await self._pool.close()
 
-    async def _exchange(self, connection: Connection, request: bytes, trip: _Trip) -> Reply | Broken:
-        trip.address = connection.address
-        trip.sent_bytes = len(request)
-        reply = await connection.exchange(request, trip.left_s())
-        trip.received_bytes = connection.received_bytes
-        if connection.reusable:
-            self._pool.put(connection)
+    async def _exchange(self, connection: Connection, post: Post) -> Reply | Broken:
+        post.on(connection)
+        reply = await connection.exchange(post.request, post.left_s())
+        self._over(connection, post)
         return reply
 
-    def _outcome(self, reply: Reply | Broken, trip: _Trip) -> Answered | NoAnswer:
-        timings = trip.timings(reply.first_byte_s)
+    def _heard(
+        self,
+        connection: Connection,
+        post: Post,
+        told: Callable[[Answered | NoAnswer | None], None],
+        reply: Reply | Broken,
+    ) -> None:
+        self._over(connection, post)
+        told(None if isinstance(reply, Broken) and reply.unanswered else self._outcome(reply, post))
+
+    def _over(self, connection: Connection, post: Post) -> None:
+        post.received_bytes = connection.received_bytes
+        if connection.reusable:
+            self._pool.put(connection)
+
+    def _outcome(self, reply: Reply | Broken, post: Post) -> Answered | NoAnswer:
+        timings = post.timings(reply.first_byte_s)
         if isinstance(reply, Broken):
             return NoAnswer(reply.error_class, reply.details, timings)
         wait_s = retry_after_s(reply.retry_after, self._clock.now_ms()) if reply.retry_after else 0.0
@@ -133,59 +171,59 @@ class Sender:
 
     # The way to a new connection. Each step raises _Ended when it is the last.
 
-    async def _connect(self, target: Target, trip: _Trip) -> Connection:
-        addresses = _to_try(self._vet(await self._addresses(target, trip), target, trip))
+    async def _connect(self, post: Post) -> Connection:
+        addresses = _to_try(self._vet(await self._addresses(post), post))
         started_s = monotonic()
         for tried, address in enumerate(addresses, 1):
-            connecting = await _new_socket(address, trip.left_s() / 2)
+            connecting = await _new_socket(address, post.left_s() / 2)
             # A dead address must not eat the time of the next.
-            share_s = trip.left_s() / (len(addresses) - tried + 1)
+            share_s = post.left_s() / (len(addresses) - tried + 1)
             try:
                 async with asyncio.timeout(share_s):
-                    connected = await _connected(connecting, address, target.port)
+                    connected = await _connected(connecting, address, post.target.port)
             except TimeoutError:
-                failure = trip.failed("connect_timeout", f"{address} did not answer")
+                failure = post.failed("connect_timeout", f"{address} did not answer")
             except OSError as error:
-                failure = trip.failed("connect_failed", f"{address}: {describe(error)}")
+                failure = post.failed("connect_failed", f"{address}: {describe(error)}")
             else:
-                trip.connect_ms = _ms_since(started_s)
-                return await self._open(connected, target, str(address), trip)
+                post.connect_ms = _ms_since(started_s)
+                return await self._open(connected, str(address), post)
         raise failure
 
-    async def _addresses(self, target: Target, trip: _Trip) -> Sequence[Address]:
+    async def _addresses(self, post: Post) -> Sequence[Address]:
         """At least one."""
         try:
-            return (read_address(target.host),)
+            return (read_address(post.target.host),)
         except ValueError:
             pass
         started_s = monotonic()
         answer: Resolved | Unresolved
         try:
-            async with asyncio.timeout(trip.left_s()):
-                answer = await self._resolver.resolve(target.host)
+            async with asyncio.timeout(post.left_s()):
+                answer = await self._resolver.resolve(post.target.host)
         except TimeoutError:
             answer = Unresolved("no answer in time")
-        trip.dns_ms = _ms_since(started_s)
+        post.dns_ms = _ms_since(started_s)
         if isinstance(answer, Unresolved):
-            raise trip.failed("dns_failed", answer.details)
+            raise post.failed("dns_failed", answer.details)
         return answer.addresses
 
-    def _vet(self, addresses: Sequence[Address], target: Target, trip: _Trip) -> Sequence[Address]:
+    def _vet(self, addresses: Sequence[Address], post: Post) -> Sequence[Address]:
         """All of them or none: a name that has one address we refuse is not to be trusted with the others."""
         for address in addresses:
             if not permitted(address, self._allowed_networks):
                 # The address stays unsaid: what a name means inside our network is not for the subscriber to learn.
-                raise trip.refused("the host's address is not public")
-            own = (_place(address), target.port) in self._refused_endpoints
-            if own and target.origin not in self._excepted_origins:
-                raise trip.refused("the host and port are Hooklog's own")
+                raise post.refused("the host's address is not public")
+            own = (_place(address), post.target.port) in self._refused_endpoints
+            if own and post.target.origin not in self._excepted_origins:
+                raise post.refused("the host and port are Hooklog's own")
         return addresses
 
-    async def _open(self, connected: socket.socket, target: Target, address: str, trip: _Trip) -> Connection:
-        tls = target.scheme == "https"
+    async def _open(self, connected: socket.socket, address: str, post: Post) -> Connection:
+        target, tls = post.target, post.target.scheme == "https"
         started_s = monotonic()
         try:
-            async with asyncio.timeout(trip.left_s()):
+            async with asyncio.timeout(post.left_s()):
                 _transport, connection = await asyncio.get_running_loop().create_connection(
                     lambda: self._pool.new(target.origin, address),
                     sock=connected,
@@ -193,16 +231,16 @@ class Sender:
                     server_hostname=target.host if tls else None,
                 )
         except TimeoutError:
-            raise trip.failed("connect_timeout", "no TLS in time") from None
+            raise post.failed("connect_timeout", "no TLS in time") from None
         except OSError as error:
-            raise trip.failed("tls_failed" if tls else "connect_failed", describe(error)) from None
+            raise post.failed("tls_failed" if tls else "connect_failed", describe(error)) from None
         if tls:
-            trip.tls_ms = _ms_since(started_s)
+            post.tls_ms = _ms_since(started_s)
         return connection
 
 
-class _Trip:
-    """The deadline of one post, and what is known of it so far."""
+class Post:
+    """One request, its deadline, and what is known of it so far."""
 
     __slots__ = (
         "_ends_s",
@@ -211,11 +249,14 @@ class _Trip:
         "connect_ms",
         "dns_ms",
         "received_bytes",
+        "request",
         "sent_bytes",
+        "target",
         "tls_ms",
     )
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, target: Target, request: bytes, timeout_s: float) -> None:
+        self.target, self.request = target, request
         self._started_s = monotonic()
         self._ends_s = self._started_s + timeout_s
         self.dns_ms: float | None = None
@@ -224,6 +265,11 @@ class _Trip:
         self.address: str | None = None
         self.sent_bytes: int | None = None
         self.received_bytes: int | None = None
+
+    def on(self, connection: Connection) -> None:
+        """This is the connection that it goes out on."""
+        self.address = connection.address
+        self.sent_bytes = len(self.request)
 
     def left_s(self) -> float:
         return max(self._ends_s - monotonic(), 0.0)

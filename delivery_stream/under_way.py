@@ -24,8 +24,8 @@ class Held:
 
     tracker: Tracker
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    #: Records that are sent and not confirmed, without a task.
-    sent: int = 0
+    #: Requests and records that are not answered, without a task.
+    out: int = 0
     #: What goes to a tier with the next ones that do.
     put_offs: list[PutOff[Entry]] = field(default_factory=list)
     #: It goes to another owner, or we end: nothing new of it begins.

@@ -45,20 +45,47 @@ NewLoop = Callable[[], asyncio.AbstractEventLoop]
 ASYNCIO, UVLOOP = asyncio.new_event_loop, uvloop.new_event_loop
 
 
+_LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+class InSteps(Sender):
+    """Our sender as `delivery_stream.requests` uses it: no task has a request that goes out on a kept connection."""
+
+    async def post(
+        self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float
+    ) -> Answered | NoAnswer | Refused:
+        made = self.make(url, headers, body, timeout_s)
+        if isinstance(made, Refused):
+            return made
+        heard: asyncio.Future[Answered | NoAnswer | None] = asyncio.get_running_loop().create_future()
+        outcome = await heard if self.post_soon(made, heard.set_result) else None
+        return outcome or await self.post_anew(made)
+
+
 def ours(trusting: ssl.SSLContext) -> Posts:
-    return Sender([ip_network("127.0.0.0/8"), ip_network("::1/128")], tls=trusting)
+    return Sender(_LOOPBACK, tls=trusting)
+
+
+def ours_in_steps(trusting: ssl.SSLContext) -> Posts:
+    return InSteps(_LOOPBACK, tls=trusting)
+
+
+_OURS: dict[str, tuple[NewLoop, MakeSender]] = {
+    "ours": (UVLOOP, ours),
+    "ours-asyncio": (ASYNCIO, ours),
+    "in-steps": (UVLOOP, ours_in_steps),
+    "in-steps-asyncio": (ASYNCIO, ours_in_steps),
+}
 
 
 def conforms(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """The test for our sender on both loops and for the reference, each on a loop of its own."""
-    return _on_loops(
-        test, {"ours": (UVLOOP, ours), "ours-asyncio": (ASYNCIO, ours), "aiohttp": (UVLOOP, ReferenceSender)}
-    )
+    """The test for our sender, both ways and on both loops, and for the reference, each on a loop of its own."""
+    return _on_loops(test, _OURS | {"aiohttp": (UVLOOP, ReferenceSender)})
 
 
 def ours_conforms(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """The test for our sender on both loops; the reference is known to be less strict here."""
-    return _on_loops(test, {"ours": (UVLOOP, ours), "ours-asyncio": (ASYNCIO, ours)})
+    """The test for our sender, both ways and on both loops; the reference is known to be less strict here."""
+    return _on_loops(test, _OURS)
 
 
 def _on_loops(

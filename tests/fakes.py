@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Literal
+from types import SimpleNamespace
+from typing import Literal, cast
 
 from aiokafka import ConsumerRecord
 
 from delivery_stream.conclusion import Conclusion
 from delivery_stream.decision import Answered, Outcome, Wait
-from delivery_stream.deliver import Ended
+from delivery_stream.deliver import Ended, Prepared
 from delivery_stream.intake import Astray
 from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription
@@ -27,6 +28,10 @@ class Handled:
         self.subscriptions: dict[str, Subscription] = {}
         self.kept: list[Delivery] = []
         self.put_offs: list[tuple[Delivery, Wait]] = []
+        #: On which connection a delivery is posted: one that is kept, or is cut before an answer, or none yet.
+        self.posts: Literal["kept", "cut", "new", "unprepared"] = "kept"
+        self.prepared: list[Delivery] = []
+        self.anew: list[Delivery] = []
         #: Of what is concluded: whether it is finished, and is one record for `send_soon`.
         self.finishes = self.in_one_record = True
         #: What becomes of those records; by offset, whom to tell of one that waits.
@@ -53,6 +58,25 @@ class Handled:
 
     async def deliver(self, delivery: Delivery) -> Ended:
         return Ended(delivery, None, await self._handle(delivery) or Answered(200), started_ms=0)
+
+    def prepare(self, delivery: Delivery) -> Prepared | None:
+        self.prepared.append(delivery)
+        return cast(Prepared, SimpleNamespace(delivery=delivery)) if self.posts != "unprepared" else None
+
+    def post_soon(self, prepared: Prepared, told: Callable[[Ended | None], None]) -> bool:
+        match self.posts:
+            case "new":
+                return False
+            case "cut":
+                asyncio.get_running_loop().call_soon(told, None)
+            case _:
+                answering = asyncio.create_task(self.deliver(prepared.delivery))
+                answering.add_done_callback(lambda task: told(None if task.exception() else task.result()))
+        return True
+
+    async def post_anew(self, prepared: Prepared) -> Ended:
+        self.anew.append(prepared.delivery)
+        return await self.deliver(prepared.delivery)
 
     def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]:
         self.concluded.append(len(ended))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from delivery_stream.app import Stream
 from delivery_stream.decision import Answered
+from delivery_stream.sender import Post, Sender
 from shared.clock import SystemClock
 from shared.kafka import Producer
 from shared.records import Record
@@ -34,13 +35,14 @@ class OneSubscription:
         return ()
 
 
-class DeafSender:
+class DeafSender(Sender):
     """It does not keep its deadline."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.let_go = asyncio.Event()
 
-    async def post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float) -> Answered:
+    async def post_anew(self, post: Post) -> Answered:
         await self.let_go.wait()
         return Answered(200)
 
@@ -74,4 +76,5 @@ async def test_a_request_that_does_not_end_fails_liveness_with_the_reason(topics
             await asyncio.sleep(0.05)
     finally:
         await stream.stop()
+        await sender.close()
         await producer.stop()

@@ -69,7 +69,7 @@ class Bench:
 
 async def turns() -> None:
     """Let everything that can run, run."""
-    for _ in range(10):
+    for _ in range(14):
         await asyncio.sleep(0)
 
 

@@ -27,6 +27,7 @@ from delivery_stream.decision import (
 )
 from delivery_stream.deliver import DeliverIO, Ended, Knows, attempt
 from delivery_stream.records_after import attempt_record, next_hop
+from delivery_stream.sender import Sender
 from shared.clock import SystemClock
 from shared.errors import RecordTooLarge
 from shared.records import Record, Source, delivery_from_record
@@ -122,8 +123,8 @@ class At(SystemClock):
         return NOW_MS
 
 
-class Works:
-    """A sender whose endpoint takes everything."""
+class Works(Sender):
+    """Its endpoint takes everything."""
 
     async def post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float) -> Answered:
         return Answered(200)

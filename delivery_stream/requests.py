@@ -1,0 +1,130 @@
+"""Requests from their start to their end: made together, sent together, without a task each (docs/decisions/0016)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
+from delivery_stream.deliver import Ended, Prepared
+from delivery_stream.repeats import Repeats
+from delivery_stream.under_way import Entry, UnderWay
+from shared.records import Delivery
+
+#: Made and sent without a turn of the loop: answers wait for so long, and seem late by it.
+_IN_A_ROW = 64
+
+
+class Posts(Protocol):
+    """``deliver`` does all; or `prepare`, and then `post_soon`, and `post_anew` where that cannot or could not."""
+
+    def deliver(self, delivery: Delivery) -> Awaitable[Ended]: ...
+    def prepare(self, delivery: Delivery) -> Prepared | None: ...
+    def post_soon(self, prepared: Prepared, told: Callable[[Ended | None], None]) -> bool: ...
+    def post_anew(self, prepared: Prepared) -> Awaitable[Ended]: ...
+
+
+class Requests:
+    """``add`` each; what a copy of it has done already has no request."""
+
+    def __init__(
+        self,
+        io: Posts,
+        under_way: UnderWay,
+        repeats: Repeats,
+        over: Callable[[Entry, Ended], None],
+        failed: Callable[[Entry, bool], None],
+    ) -> None:
+        """``over`` hears of each that had a request, or ``failed``, with whether it is to be let go of in `repeats`."""
+        self._io = io
+        self._under_way = under_way
+        self._repeats = repeats
+        self._over = over
+        self._failed = failed
+        self._new: list[Entry] = []
+        self._out = 0
+
+    @property
+    def out(self) -> int:
+        """Requests without a task."""
+        return self._out
+
+    def add(self, entry: Entry) -> None:
+        """Its slot is taken already."""
+        if not self._repeats.begin_now(entry.attempt_key):
+            self._under_way.start(self._after_its_copy(entry), entry.held)
+            return
+        if not self._new:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._new.append(entry)
+        self._count(entry, 1)
+
+    def _send(self) -> None:
+        several, self._new = self._new[:_IN_A_ROW], self._new[_IN_A_ROW:]
+        if self._new:
+            asyncio.get_running_loop().call_soon(self._send)
+        made: list[tuple[Entry, Prepared | None]] = []
+        for entry in several:
+            try:
+                made.append((entry, self._io.prepare(entry.delivery)))
+            except Exception as error:  # noqa: BLE001 - the loop would only log it
+                self._give_up(entry, error)
+        for entry, prepared in made:
+            try:
+                self._post(entry, prepared)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._give_up(entry, error)
+
+    def _post(self, entry: Entry, prepared: Prepared | None) -> None:
+        if prepared is None:
+            self._in_a_task(entry, self._io.deliver(entry.delivery))
+        elif not self._io.post_soon(prepared, partial(self._told, entry, prepared)):
+            self._in_a_task(entry, self._io.post_anew(prepared))
+
+    def _told(self, entry: Entry, prepared: Prepared, ended: Ended | None) -> None:
+        try:
+            if ended is None:
+                self._in_a_task(entry, self._io.post_anew(prepared))
+            else:
+                self._count(entry, -1)
+                self._over(entry, ended)
+        except Exception as error:  # noqa: BLE001 - the transport would only log it
+            self._under_way.fail(error)
+        if entry.held.closing:
+            self._under_way.changed.set()
+
+    def _in_a_task(self, entry: Entry, delivering: Awaitable[Ended]) -> None:
+        self._count(entry, -1)
+        self._under_way.start(self._one(entry, delivering), entry.held)
+
+    def _give_up(self, entry: Entry, error: Exception) -> None:
+        """A bug: the process ends, and what is under way beside it is finished."""
+        self._count(entry, -1)
+        self._failed(entry, True)
+        self._under_way.fail(error)
+
+    def _count(self, entry: Entry, more: int) -> None:
+        entry.held.out += more
+        self._out += more
+
+    async def _after_its_copy(self, entry: Entry) -> None:
+        begun = False
+        try:
+            begun = await self._repeats.begin(entry.attempt_key)
+        finally:
+            if not begun:
+                self._failed(entry, False)
+        if begun:
+            await self._one(entry, self._io.deliver(entry.delivery))
+        else:
+            self._under_way.done(entry)
+
+    async def _one(self, entry: Entry, delivering: Awaitable[Ended]) -> None:
+        ended = None
+        try:
+            ended = await delivering
+        finally:
+            if ended is None:
+                self._failed(entry, True)
+        self._over(entry, ended)

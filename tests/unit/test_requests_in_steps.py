@@ -1,0 +1,145 @@
+"""A delivery's request in steps: what is prepared, and what its answer comes to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from delivery_stream.decision import Answered, InternalError, NoAnswer
+from delivery_stream.deliver import DeliverIO, Ended, Prepared, post_anew, post_soon, prepare
+from delivery_stream.sender import Post, Sender
+from shared.clock import SystemClock
+from shared.records import Delivery
+from shared.subscriptions import Absent, Found, Unreachable
+from shared.topics import RetrySchedule
+from tests.unit.examples import NOW_MS, TOPICS, delivery, subscription
+
+SECRET = "a secret that is long enough"
+
+
+class At(SystemClock):
+    """Always the same time."""
+
+    def now_ms(self) -> int:
+        return NOW_MS
+
+
+class Known:
+    """What is in memory."""
+
+    postgres_trouble = ""
+
+    def __init__(self, found: Found | Absent | None) -> None:
+        self._found = found
+
+    def peek(self, _subscription_id: str) -> Found | Absent | None:
+        return self._found
+
+    async def get(self, _subscription_id: str) -> Found | Absent | Unreachable:
+        return self._found or Unreachable()
+
+
+class Scripted(Sender):
+    """Nothing goes out: what comes back is what a test says."""
+
+    def __init__(self, comes: Answered | NoAnswer | Exception | None) -> None:
+        super().__init__(excepted_urls=["http://127.0.0.1:9/fine"])
+        self._comes = comes
+
+    def post_soon(self, post: Post, told: Callable[[Answered | NoAnswer | None], None]) -> bool:
+        if isinstance(self._comes, Exception):
+            raise self._comes
+        told(self._comes)
+        return True
+
+    async def post_anew(self, post: Post) -> Answered | NoAnswer:
+        if isinstance(self._comes, Answered | NoAnswer):
+            return self._comes
+        raise self._comes or KeyError()
+
+
+def io_of(found: Found | Absent | None, comes: Answered | NoAnswer | Exception | None = None) -> DeliverIO:
+    async def publish(_records: object) -> None:
+        raise AssertionError("nothing is to be published")
+
+    return DeliverIO(
+        subscriptions=Known(found),
+        sender=Scripted(comes),
+        publish=publish,
+        clock=At(),
+        topics=TOPICS,
+        schedule=RetrySchedule((10,)),
+        timeout_s=10,
+        max_event_age_s=3600,
+    )
+
+
+def prepared(io: DeliverIO) -> Prepared:
+    found = prepare(delivery(), io)
+    assert found is not None
+    return found
+
+
+def test_the_request_of_what_is_known_is_made_whole() -> None:
+    found = prepared(io_of(Found(subscription(target_url="http://example.com:8080/hook"))))
+    head, _, body = found.post.request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /hook HTTP/1.1\r\nHost: example.com:8080\r\n")
+    assert b"\r\nwebhook-signature: v1," in head
+    assert (body, found.post.target.origin) == (b'{"a":1}', ("http", "example.com", 8080))
+    assert found.started_ms == NOW_MS
+    assert 9 < found.post.left_s() <= 10
+
+
+@pytest.mark.parametrize(
+    ("found", "one"),
+    [
+        (None, delivery()),
+        (Absent(), delivery()),
+        (Found(subscription(status="paused")), delivery()),
+        (Found(subscription(status="disabled")), delivery()),
+        (Found(subscription()), delivery(accepted_ms=NOW_MS - 2 * 3_600_000)),
+        (Found(subscription(headers=(("Host", "other"),))), delivery()),
+        (Found(subscription(target_url="http://127.0.0.1:9/other")), delivery()),
+        (Found(subscription(signing_keys=None)), delivery()),
+    ],
+    ids=["unknown", "deleted", "paused", "disabled", "old", "header", "own-port", "bug"],
+)
+def test_what_has_no_request_is_not_prepared(found: Found | Absent | None, one: Delivery) -> None:
+    assert prepare(one, io_of(found)) is None
+
+
+def test_what_a_receiver_says_is_heard_without_our_secrets() -> None:
+    known = Found(subscription(headers=(("X-Key", SECRET),)))
+    io, heard = io_of(known, Answered(500, body=b"you said " + SECRET.encode())), list[Ended | None]()
+    assert post_soon(prepared(io), io, heard.append)
+    assert heard == [Ended(delivery(), known.subscription, Answered(500, body=b"you said ***"), NOW_MS)]
+
+
+def test_a_cut_connection_is_passed_on() -> None:
+    io, heard = io_of(Found(subscription())), list[Ended | None]()
+    assert post_soon(prepared(io), io, heard.append)
+    assert heard == [None]
+
+
+async def test_our_own_faults_are_outcomes_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    io, heard = io_of(Found(subscription()), KeyError("a bug")), list[Ended | None]()
+    with caplog.at_level(logging.ERROR):
+        assert not post_soon(prepared(io), io, heard.append)
+        ended = await post_anew(prepared(io), io)
+    assert (heard, ended.outcome) == ([], InternalError("KeyError"))
+    assert [record.message for record in caplog.records] == ["internal error"] * 2
+
+
+async def test_what_cannot_be_masked_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_arguments: Any) -> Any:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("delivery_stream.deliver.without_secrets", fails)
+    io, heard = io_of(Found(subscription()), Answered(200, body=b"ok")), list[Ended | None]()
+    assert post_soon(prepared(io), io, heard.append)
+    assert [one.outcome for one in [*heard, await post_anew(prepared(io), io)] if one] == [
+        InternalError("KeyError")
+    ] * 2
