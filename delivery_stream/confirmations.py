@@ -56,6 +56,8 @@ class Confirmations:
 
     def _conclude(self) -> None:
         several, self._ended = self._ended[:_IN_A_ROW], self._ended[_IN_A_ROW:]
+        if not several:
+            return  # `conclude_all` was quicker
         if self._ended:
             asyncio.get_running_loop().call_soon(self._conclude)
         try:

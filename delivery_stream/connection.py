@@ -113,13 +113,13 @@ class Connection(asyncio.Protocol):
             raise
 
     def send(self, request: bytes, timeout_s: float, told: Callable[[Reply | Broken], None]) -> None:
-        """The same without a task, while it is reusable: ``told`` hears once, later, and must not raise."""
+        """The same without a task, while it is open: ``told`` hears once, later, and must not raise."""
         assert self._transport is not None
         self._forget()
         self.reusable = False
         self._told = told
-        self._deadline = self._loop.call_later(timeout_s, self._break, "timeout", "no whole answer in time")
         try:
+            self._deadline = self._loop.call_later(timeout_s, self._break, "timeout", "no whole answer in time")
             self._transport.write(request)
         except BaseException:
             self._hang_up()
@@ -158,7 +158,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The receiver sends no more: the end of an answer that has no other end (RFC 9112 section 6.3), or a cut."""
-        if self._head_done and not self._framed:
+        if self._told is None:
+            self.reusable = False
+        elif self._head_done and not self._framed:
             self._answer(reusable=False)
         else:
             self._break("connection_reset", "closed by the receiver")
@@ -166,8 +168,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost, self.reusable = True, False
         tls = isinstance(exc, ssl.SSLError)
-        self._break("tls_failed" if tls else "connection_reset", describe(exc) if exc else "closed by the receiver")
         self._on_lost(self)
+        self._break("tls_failed" if tls else "connection_reset", describe(exc) if exc else "closed by the receiver")
 
     # From the parser. An exception raised in here comes out of feed_data as HttpParserError.
 

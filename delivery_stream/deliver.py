@@ -1,4 +1,4 @@
-"""One delivery -> one request. The main path, top to bottom; `conclusion` is the rest of it."""
+"""One delivery -> one request, in one go or in steps; `conclusion` is the rest of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from delivery_stream.decision import (
 )
 from delivery_stream.masking import without_secrets
 from delivery_stream.request import Request, build_request
-from delivery_stream.sender import Post
+from delivery_stream.sender import Heard, Post
 from shared.clock import Clock
 from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription, Unreachable
@@ -37,7 +37,7 @@ class Sends(Protocol):
         self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float
     ) -> Answered | NoAnswer | Refused: ...
     def make(self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float) -> Post | Refused: ...
-    def post_soon(self, post: Post, told: Callable[[Answered | NoAnswer | None], None]) -> bool: ...
+    def post_soon(self, post: Post, told: Callable[[Heard], None]) -> bool: ...
     async def post_anew(self, post: Post) -> Answered | NoAnswer | Refused: ...
 
 
@@ -74,13 +74,12 @@ class Ended(NamedTuple):
 
 
 async def deliver(delivery: Delivery, io: DeliverIO) -> Ended:
-    """One delivery's request; `conclude` must follow.
+    """All of it, for what is not `prepare`d; `conclude` must follow.
 
     The caller marks the offset done when Kafka has confirmed what that gives: a crash on any line repeats the attempt,
     and never loses it.
     """
-    known = io.subscriptions.peek(delivery.subscription_id)  # nearly always in memory: one coroutine less
-    subscription = known.subscription if isinstance(known, Found) else await subscription_of(delivery, io)
+    subscription = await subscription_of(delivery, io)
     started_ms = io.clock.now_ms()
     outcome = await attempt(delivery, subscription, io, started_ms)
     return Ended(delivery, subscription if isinstance(subscription, Subscription) else None, outcome, started_ms)
@@ -110,27 +109,39 @@ async def attempt(
         return NoSubscription()
     if isinstance(subscription, Unreachable):
         return StoresUnreachable()
-    if expired(delivery, now_ms, io):
-        return TooOld()
-    if subscription.status != "active":
-        return NotActive(subscription.status)
     try:
-        request = build_request(delivery, subscription, now_ms)
-        if isinstance(request, Refused):
+        request = _request(delivery, subscription, io, now_ms)
+        if not isinstance(request, Request):
             return request
-        timeout_s = subscription.timeout_seconds or io.timeout_s
+        timeout_s = _timeout_s(subscription, io)
         outcome = await io.sender.post(request.url, request.headers, delivery.payload, timeout_s)
         return without_secrets(outcome, subscription, request)
     except Exception as error:  # noqa: BLE001 - it is logged there
         return _internal_error(delivery, error)
 
 
+def _request(
+    delivery: Delivery, subscription: Subscription, io: DeliverIO, now_ms: int
+) -> Request | TooOld | NotActive | Refused:
+    """Its request, or why it has none."""
+    if expired(delivery, now_ms, io):
+        return TooOld()
+    if subscription.status != "active":
+        return NotActive(subscription.status)
+    return build_request(delivery, subscription, now_ms)
+
+
+def _timeout_s(subscription: Subscription, io: DeliverIO) -> float:
+    return subscription.timeout_seconds or io.timeout_s
+
+
 def _internal_error(delivery: Delivery, error: Exception) -> InternalError:
-    log.exception("internal error", extra={"webhook_id": delivery.webhook_id, "attempt": delivery.attempt})
+    facts = {"webhook_id": delivery.webhook_id, "attempt": delivery.attempt}
+    log.error("internal error", exc_info=error, extra=facts)
     return InternalError(type(error).__name__)
 
 
-# The same in steps, without a task for each (docs/decisions/0016).
+# The main path: the same in steps, without a task for each (docs/decisions/0016).
 
 
 class Prepared(NamedTuple):
@@ -146,47 +157,43 @@ class Prepared(NamedTuple):
 def prepare(delivery: Delivery, io: DeliverIO) -> Prepared | None:
     """Its request. None: it has none, or that takes more than what is in memory; `deliver` it."""
     known = io.subscriptions.peek(delivery.subscription_id)
-    now_ms = io.clock.now_ms()
-    if not isinstance(known, Found) or known.subscription.status != "active" or expired(delivery, now_ms, io):
+    if not isinstance(known, Found):
         return None
-    subscription = known.subscription
+    subscription, started_ms = known.subscription, io.clock.now_ms()
     try:
-        request = build_request(delivery, subscription, now_ms)
-        if isinstance(request, Refused):
+        request = _request(delivery, subscription, io, started_ms)
+        if not isinstance(request, Request):
             return None
-        timeout_s = subscription.timeout_seconds or io.timeout_s
-        post = io.sender.make(request.url, request.headers, delivery.payload, timeout_s)
+        post = io.sender.make(request.url, request.headers, delivery.payload, _timeout_s(subscription, io))
     except Exception:  # noqa: BLE001 - `deliver` will tell what it is
         return None
-    return None if isinstance(post, Refused) else Prepared(delivery, subscription, request, post, now_ms)
+    return None if isinstance(post, Refused) else Prepared(delivery, subscription, request, post, started_ms)
 
 
 def post_soon(prepared: Prepared, io: DeliverIO, told: Callable[[Ended | None], None]) -> bool:
     """`Sender.post_soon`, with what it comes to for the delivery. False, or None later: `post_anew` must follow."""
-    try:
-        return io.sender.post_soon(prepared.post, partial(_heard, prepared, told))
-    except Exception as error:  # noqa: BLE001 - as above
-        _internal_error(prepared.delivery, error)
-        return False
+    return io.sender.post_soon(prepared.post, partial(_hear, prepared, told))
 
 
 async def post_anew(prepared: Prepared, io: DeliverIO) -> Ended:
-    """`Sender.post_anew`."""
+    """`Sender.post_anew`, with what it comes to for the delivery. Raises nothing but cancellation."""
     try:
-        outcome = await io.sender.post_anew(prepared.post)
-    except Exception as error:  # noqa: BLE001 - as above
-        return _ended(prepared, _internal_error(prepared.delivery, error))
+        outcome: Outcome | Exception = await io.sender.post_anew(prepared.post)
+    except Exception as error:  # noqa: BLE001 - it is logged below
+        outcome = error
     return _ended(prepared, outcome)
 
 
-def _heard(prepared: Prepared, told: Callable[[Ended | None], None], outcome: Answered | NoAnswer | None) -> None:
-    told(None if outcome is None else _ended(prepared, outcome))
+def _hear(prepared: Prepared, told: Callable[[Ended | None], None], heard: Heard) -> None:
+    told(None if heard is None else _ended(prepared, heard))
 
 
-def _ended(prepared: Prepared, outcome: Outcome) -> Ended:
+def _ended(prepared: Prepared, outcome: Outcome | Exception) -> Ended:
     delivery, subscription, request, _, started_ms = prepared
     try:
+        if isinstance(outcome, Exception):
+            raise outcome
         outcome = without_secrets(outcome, subscription, request)
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # noqa: BLE001 - it is logged there
         outcome = _internal_error(delivery, error)
     return Ended(delivery, subscription, outcome, started_ms)

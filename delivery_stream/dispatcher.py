@@ -321,10 +321,9 @@ class Dispatcher:
         self._lanes.ended(entry, health_of(ended.outcome), self._clock.monotonic_s(), asked_s=asked_s)
         self._confirmations.add(entry, ended)
 
-    def _failed(self, entry: Entry, begun: bool) -> None:
+    def _failed(self, entry: Entry) -> None:
+        """Nothing is known of its endpoint by it, and its slot is free."""
         self._lanes.ended(entry, "unknown", self._clock.monotonic_s())
-        if begun:
-            self._repeats.end(entry.attempt_key, finished=False)
         self._free_slot()
 
     def _let_go(self, entry: Entry, finished: bool) -> None:
@@ -364,7 +363,7 @@ class Dispatcher:
             self._aside_slots.release()
 
     def _has_room(self) -> bool:
-        """For one more task; and the partitions are ours beyond doubt."""
+        """For one more; and the partitions are ours beyond doubt."""
         unconfirmed = self._confirmations.ended + self._confirmations.sent + len(self._put_offs)
         busy = self._under_way.tasks + self._requests.out + unconfirmed
         return busy < self._lanes.max_in_flight + _UNCONFIRMED_MAX and self._may_start()

@@ -34,9 +34,11 @@ class Requests:
         under_way: UnderWay,
         repeats: Repeats,
         over: Callable[[Entry, Ended], None],
-        failed: Callable[[Entry, bool], None],
+        failed: Callable[[Entry], None],
     ) -> None:
-        """``over`` hears of each that had a request, or ``failed``, with whether it is to be let go of in `repeats`."""
+        """``over`` hears what came of each, and must `end` it in ``repeats``; ``failed`` of each that came to nothing:
+        a copy of it has finished, or the process ends for a bug.
+        """
         self._io = io
         self._under_way = under_way
         self._repeats = repeats
@@ -91,22 +93,22 @@ class Requests:
                 self._over(entry, ended)
         except Exception as error:  # noqa: BLE001 - the transport would only log it
             self._under_way.fail(error)
-        if entry.held.closing:
-            self._under_way.changed.set()
 
     def _in_a_task(self, entry: Entry, delivering: Awaitable[Ended]) -> None:
         self._count(entry, -1)
         self._under_way.start(self._one(entry, delivering), entry.held)
 
-    def _give_up(self, entry: Entry, error: Exception) -> None:
-        """A bug: the process ends, and what is under way beside it is finished."""
-        self._count(entry, -1)
-        self._failed(entry, True)
-        self._under_way.fail(error)
-
     def _count(self, entry: Entry, more: int) -> None:
         entry.held.out += more
         self._out += more
+        if entry.held.closing:
+            self._under_way.changed.set()
+
+    def _give_up(self, entry: Entry, error: Exception) -> None:
+        """A bug: the process ends, and what is under way beside it is finished."""
+        self._count(entry, -1)
+        self._nothing_came(entry)
+        self._under_way.fail(error)
 
     async def _after_its_copy(self, entry: Entry) -> None:
         begun = False
@@ -114,7 +116,7 @@ class Requests:
             begun = await self._repeats.begin(entry.attempt_key)
         finally:
             if not begun:
-                self._failed(entry, False)
+                self._failed(entry)
         if begun:
             await self._one(entry, self._io.deliver(entry.delivery))
         else:
@@ -126,5 +128,9 @@ class Requests:
             ended = await delivering
         finally:
             if ended is None:
-                self._failed(entry, True)
+                self._nothing_came(entry)
         self._over(entry, ended)
+
+    def _nothing_came(self, entry: Entry) -> None:
+        self._repeats.end(entry.attempt_key, finished=False)
+        self._failed(entry)

@@ -46,6 +46,10 @@ ADDRESSES_MAX = 2
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _DESCRIPTOR_POLL_S = 0.05
 
+#: What `post_soon` tells: the outcome; a fault of ours; or None, when the connection ended without a byte of an answer
+#: and `post_anew` must follow, which is the second time.
+Heard = Answered | NoAnswer | Exception | None
+
 
 class Sender:
     """Posts for many at once; connections are kept and reused per origin.
@@ -115,17 +119,19 @@ class Sender:
             return Refused("blocked", "the host and port are Hooklog's own")
         return Post(target, request, timeout_s)
 
-    def post_soon(self, post: Post, told: Callable[[Answered | NoAnswer | None], None]) -> bool:
+    def post_soon(self, post: Post, told: Callable[[Heard], None]) -> bool:
         """Send it on a connection kept from before. False: there is none, `post_anew` must follow.
 
-        ``told`` hears what came of it, once, later, and must not raise. None: the connection ended without a single
-        byte of an answer, and `post_anew` must follow, which is the second time.
+        ``told`` hears what came of it, once, later, and must not raise.
         """
         connection = self._pool.take(post.target.origin)
         if connection is None:
             return False
         post.on(connection)
-        connection.send(post.request, post.left_s(), partial(self._heard, connection, post, told))
+        try:
+            connection.send(post.request, post.left_s(), partial(self._heard, connection, post, told))
+        except Exception as error:  # noqa: BLE001 - it is told
+            asyncio.get_running_loop().call_soon(told, error)
         return True
 
     async def post_anew(self, post: Post) -> Answered | NoAnswer | Refused:
@@ -137,7 +143,10 @@ class Sender:
         return self._outcome(await self._exchange(connection, post), post)
 
     async def close(self) -> None:
-        """Cuts every connection; a post under way, or one that still comes, ends as a `NoAnswer`."""
+        """Cuts every connection; a post under way, or one that still comes, ends as a `NoAnswer`.
+
+        One without a task hears None, and its `post_anew` ends so.
+        """
         await self._resolver.close()
         await self._pool.close()
 
@@ -147,15 +156,14 @@ class Sender:
         self._over(connection, post)
         return reply
 
-    def _heard(
-        self,
-        connection: Connection,
-        post: Post,
-        told: Callable[[Answered | NoAnswer | None], None],
-        reply: Reply | Broken,
-    ) -> None:
-        self._over(connection, post)
-        told(None if isinstance(reply, Broken) and reply.unanswered else self._outcome(reply, post))
+    def _heard(self, connection: Connection, post: Post, told: Callable[[Heard], None], reply: Reply | Broken) -> None:
+        heard: Heard
+        try:
+            self._over(connection, post)
+            heard = None if isinstance(reply, Broken) and reply.unanswered else self._outcome(reply, post)
+        except Exception as error:  # noqa: BLE001 - it is told
+            heard = error
+        told(heard)
 
     def _over(self, connection: Connection, post: Post) -> None:
         post.received_bytes = connection.received_bytes

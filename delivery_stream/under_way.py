@@ -1,4 +1,4 @@
-"""What a worker has in hand: its partitions, the deliveries of them, and a task for each piece of work."""
+"""What a worker has in hand: its partitions, the deliveries of them, and tasks."""
 
 from __future__ import annotations
 

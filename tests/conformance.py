@@ -18,7 +18,7 @@ import pytest
 import uvloop
 
 from delivery_stream.decision import Answered, NoAnswer, Refused
-from delivery_stream.sender import Sender
+from delivery_stream.sender import Heard, Sender, _Ended
 from tests.reference_sender import ReferenceSender
 
 #: Longer than anything on loopback takes, short enough to be waited for.
@@ -49,7 +49,7 @@ _LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
 class InSteps(Sender):
-    """Our sender as `delivery_stream.requests` uses it: no task has a request that goes out on a kept connection."""
+    """Our sender as `delivery_stream.requests` uses it, with each connection opened before: the callback hears all."""
 
     async def post(
         self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float
@@ -57,9 +57,18 @@ class InSteps(Sender):
         made = self.make(url, headers, body, timeout_s)
         if isinstance(made, Refused):
             return made
-        heard: asyncio.Future[Answered | NoAnswer | None] = asyncio.get_running_loop().create_future()
-        outcome = await heard if self.post_soon(made, heard.set_result) else None
-        return outcome or await self.post_anew(made)
+        heard: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
+        if not self.post_soon(made, heard.set_result):
+            try:
+                connection = await self._connect(made)
+            except _Ended as ended:
+                return ended.outcome
+            connection.reusable = True
+            self._pool.put(connection)
+            assert self.post_soon(made, heard.set_result)
+        outcome = await heard
+        assert not isinstance(outcome, Exception), outcome
+        return await self.post_anew(made) if outcome is None else outcome
 
 
 def ours(trusting: ssl.SSLContext) -> Posts:
@@ -81,6 +90,12 @@ _OURS: dict[str, tuple[NewLoop, MakeSender]] = {
 def conforms(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """The test for our sender, both ways and on both loops, and for the reference, each on a loop of its own."""
     return _on_loops(test, _OURS | {"aiohttp": (UVLOOP, ReferenceSender)})
+
+
+def awaited_conforms(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """The same without the steps: what cannot be, where no task waits and every connection is one that was kept."""
+    awaited = {name: variant for name, variant in _OURS.items() if variant[1] is ours}
+    return _on_loops(test, awaited | {"aiohttp": (UVLOOP, ReferenceSender)})
 
 
 def ours_conforms(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from types import SimpleNamespace
 from typing import Literal, cast
 
 from aiokafka import ConsumerRecord
@@ -13,6 +12,8 @@ from delivery_stream.conclusion import Conclusion
 from delivery_stream.decision import Answered, Outcome, Wait
 from delivery_stream.deliver import Ended, Prepared
 from delivery_stream.intake import Astray
+from delivery_stream.request import Request
+from delivery_stream.sender import Post
 from shared.records import Delivery, Record
 from shared.subscriptions import Absent, Found, Subscription
 
@@ -30,8 +31,8 @@ class Handled:
         self.put_offs: list[tuple[Delivery, Wait]] = []
         #: On which connection a delivery is posted: one that is kept, or is cut before an answer, or none yet.
         self.posts: Literal["kept", "cut", "new", "unprepared"] = "kept"
-        self.prepared: list[Delivery] = []
-        self.anew: list[Delivery] = []
+        #: What was asked of it for requests, in order.
+        self.steps: list[Literal["prepare", "post", "anew"]] = []
         #: Of what is concluded: whether it is finished, and is one record for `send_soon`.
         self.finishes = self.in_one_record = True
         #: What becomes of those records; by offset, whom to tell of one that waits.
@@ -60,10 +61,13 @@ class Handled:
         return Ended(delivery, None, await self._handle(delivery) or Answered(200), started_ms=0)
 
     def prepare(self, delivery: Delivery) -> Prepared | None:
-        self.prepared.append(delivery)
-        return cast(Prepared, SimpleNamespace(delivery=delivery)) if self.posts != "unprepared" else None
+        self.steps.append("prepare")
+        known = cast(Subscription, None)
+        made = Prepared(delivery, known, cast(Request, None), cast(Post, None), started_ms=0)
+        return None if self.posts == "unprepared" else made
 
     def post_soon(self, prepared: Prepared, told: Callable[[Ended | None], None]) -> bool:
+        self.steps.append("post")
         match self.posts:
             case "new":
                 return False
@@ -75,7 +79,7 @@ class Handled:
         return True
 
     async def post_anew(self, prepared: Prepared) -> Ended:
-        self.anew.append(prepared.delivery)
+        self.steps.append("anew")
         return await self.deliver(prepared.delivery)
 
     def conclude(self, ended: Sequence[Ended]) -> Sequence[Conclusion]:

@@ -16,7 +16,9 @@ from delivery_stream import resolver as resolver_module
 from delivery_stream.connection_pool import ConnectionPool
 from delivery_stream.decision import Answered, NoAnswer, Outcome, Refused
 from delivery_stream.resolver import Resolver
-from delivery_stream.sender import Sender
+from delivery_stream.sender import Heard, Post, Sender
+from shared.clock import SystemClock
+from tests.eventually import eventually
 from tests.names import Names
 from tests.receiver import Answer, Receiver
 
@@ -300,6 +302,41 @@ async def test_close_ends_what_is_under_way() -> None:
         await sender.close()
         assert error_class(await posting) == "connection_reset"
         assert sender.open_connections == 0
+
+
+async def test_close_ends_what_no_task_waits_for() -> None:
+    async with Receiver() as receiver:
+        sender, heard = Sender(LOOPBACK), list[Heard]()
+        assert status(await sender.post(receiver.url, [], b"", 5.0)) == 200
+        receiver.script_default(Answer(hold=True))
+        made = sender.make(receiver.url, [], b"", 30.0)
+        assert isinstance(made, Post)
+        assert sender.post_soon(made, heard.append)
+        assert not sender.post_soon(made, heard.append), "there is one connection, and it is in use"
+        await receiver.wait_for(2)
+        await sender.close()
+        assert heard == [None]
+        assert error_class(await sender.post_anew(made)) == "connection_reset"
+        assert sender.open_connections == 0
+
+
+async def test_a_fault_of_ours_while_an_answer_is_read_is_told() -> None:
+    class Broken(SystemClock):
+        def now_ms(self) -> int:
+            raise KeyError("a bug")
+
+    async with Receiver() as receiver:
+        receiver.script_default(Answer(503, (("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"),)))
+        sender, heard = Sender(LOOPBACK, clock=Broken()), list[Heard]()
+        made = sender.make(receiver.url, [], b"", 5.0)
+        assert isinstance(made, Post)
+        with pytest.raises(KeyError):
+            await sender.post_anew(made)
+        assert sender.post_soon(made, heard.append)
+        await eventually(lambda: bool(heard))
+        assert [type(one) for one in heard] == [KeyError]
+        assert (sender.idle_connections, sender.open_connections) == (1, 1)
+        await sender.close()
 
 
 async def test_a_post_after_close_or_waiting_for_a_lookup_then_is_an_outcome_too() -> None:

@@ -15,7 +15,7 @@ import trustme
 
 from delivery_stream.decision import Answered, NoAnswer
 from delivery_stream.sender import Sender
-from tests.conformance import DEADLINE_S, Posts, answered, conforms, failed, ours_conforms, post
+from tests.conformance import DEADLINE_S, Posts, answered, awaited_conforms, conforms, failed, ours_conforms, post
 from tests.wire_server import Wire, WireServer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -251,6 +251,24 @@ async def test_there_is_no_second_resend(sender: Posts) -> None:
 
 
 @conforms
+async def test_a_resend_has_what_is_left_of_the_time(sender: Posts) -> None:
+    async def behave(wire: Wire) -> None:
+        await wire.request()
+        if wire.number == 1:
+            await wire.send(OK)
+            await wire.request()
+            await asyncio.sleep(0.6)
+            await wire.hang_up()
+        await wire.until_gone()
+
+    async with WireServer(behave) as server:
+        await answered(sender, server)
+        async with asyncio.timeout(1.4):  # 0.6 s were over when it was sent again
+            await failed(sender, server.url, "timeout", 1.0)
+        assert (server.accepted, len(server.requests)) == (2, 3)
+
+
+@awaited_conforms
 async def test_a_new_connection_that_dies_is_not_tried_again(sender: Posts) -> None:
     async def behave(wire: Wire) -> None:
         await wire.request()
@@ -516,7 +534,7 @@ async def test_a_host_that_does_not_take_the_connection(sender: Posts) -> None:
             filler.close()
 
 
-@conforms
+@awaited_conforms
 async def test_a_cancelled_post_closes_its_connection(sender: Posts) -> None:
     async with WireServer(answering(b"HTTP/1.1 200 OK\r\n")) as server:
         posting = asyncio.create_task(post(sender, server.url))

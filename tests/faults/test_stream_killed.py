@@ -20,10 +20,10 @@ from tests.system import API, SCHEDULER, SINK, STREAM, System
 
 ENDPOINTS = 25
 STUCK = 4
-EVENTS = 7000
+EVENTS = 8000
 #: Of them have arrived when the worker is killed. All in flight are answered at once, every half second, and the last
-#: commit that is known can be four such rounds old: twice as many must be finished.
-ARRIVED = 5500
+#: commit that is known can be five such rounds old: twice as many must be finished.
+ARRIVED = 6800
 MAX_IN_FLIGHT = 600
 ANSWER_AFTER_S = 0.5
 #: How long Kafka may take, beyond a commit interval, to confirm an attempt to the worker.
@@ -88,7 +88,7 @@ async def endpoints(system: System, receiver: Receiver) -> tuple[list[str], list
 
 
 async def until_busy(receiver: Receiver) -> None:
-    """At least 500 in flight and eight times as many finished behind the stuck heads."""
+    """At least 500 in flight and ten times as many finished behind the stuck heads."""
     deadline = time.monotonic() + 40
     while receiver.in_flight < 500 or len(receiver.arrivals) < ARRIVED:
         assert time.monotonic() < deadline, f"{receiver.in_flight} in flight, {len(receiver.arrivals)} arrived"
