@@ -262,7 +262,8 @@ class Lanes(Generic[_E]):
         self._grow_old(now_s)
         self._crowd.clear()
         for lane in list(self._queued):
-            yield from islice(self._overflow(lane, now_s), _OVERFLOW_A_TICK)
+            if now_s - lane.queue[0].queued_s > self._patience_s:
+                yield from islice(self._overflow(lane, now_s), _OVERFLOW_A_TICK)
             if lane.queue:
                 self._ready.setdefault(lane)
 

@@ -48,6 +48,8 @@ class BatchApp(faust.App):
     def __init__(self, group: str, *, owner: Owner, new_consumer: Callable[[], AIOKafkaConsumer], **options: Any):
         self.owner = owner
         self.new_consumer = new_consumer
+        #: When the group last heard from us and said so, by the monotonic clock; 0: never.
+        self.heartbeat_s = 0.0
         #: "" or one line for readiness, until the process is started again: a log ended before its committed offset.
         self.replaced = ""
         super().__init__(group, **options)
@@ -70,12 +72,6 @@ class BatchApp(faust.App):
         where = f"{partition.topic}:{partition.partition}"
         log.error("log_replaced", extra={"source": f"{where}:{next_offset}", "end": end})
         self.replaced = self.replaced or f"{where} ends at {end} and was read up to {next_offset}: it is another log"
-
-    @property
-    def heartbeat_s(self) -> float:
-        """When the group last heard from us and said so, by the monotonic clock; 0: never."""
-        member = cast(_Member | None, self.consumer._thread)  # type: ignore[attr-defined]
-        return member.heartbeat_s if member else 0.0
 
     @property
     def turned_s(self) -> float:
@@ -114,8 +110,6 @@ class _Member(AIOKafkaConsumerThread):
 
     logger = _FAUST_LOG
 
-    heartbeat_s = 0.0
-
     async def _gather_remaining_tasks(self) -> None:
         """Mode's own cancels whatever its loop has left, and it is ours."""
 
@@ -143,14 +137,14 @@ class _Member(AIOKafkaConsumerThread):
     def note_heartbeats(self) -> None:
         """From now on, what the group answers to them. The coordinator keeps that to itself."""
         coordinator = self._ensure_consumer()._coordinator
-        beat = coordinator._do_heartbeat
-        self.heartbeat_s = time.monotonic()  # we are a member: that is an answer too
+        beat, app = coordinator._do_heartbeat, cast(BatchApp, self.app)
+        app.heartbeat_s = time.monotonic()  # we are a member: that is an answer too
 
         async def noted() -> bool:
             asked_s = time.monotonic()
             answered = bool(await beat())
             if answered:
-                self.heartbeat_s = asked_s
+                app.heartbeat_s = asked_s
             return answered
 
         if not getattr(coordinator, "hooklog_notes", False):

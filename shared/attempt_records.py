@@ -192,8 +192,8 @@ _FIELDS: dict[type, tuple[str, ...]] = {
 }
 
 
-#: The names in the record of those that are times.
-_TIMES_WRITTEN = {shape: tuple(_at(n) for n in names if n in _TIMES) for shape, names in _FIELDS.items()}
+#: Which of them are times, by their number.
+_TIMES_AT = {shape: tuple(at for at, n in enumerate(names) if n in _TIMES) for shape, names in _FIELDS.items()}
 #: The values of all of them, in one call.
 _VALUES = {shape: attrgetter(*names) for shape, names in _FIELDS.items()}
 
@@ -213,12 +213,11 @@ _encode = msgspec.json.Encoder().encode
 def _json(what: Attempt | Alarm | FannedOut | LaneState | Disabled, **derived: str) -> bytes:
     """Its fields without the absent ones. A dict of so many would cost more than all the rest of a record."""
     shape = type(what)
-    written = _WRITTEN[shape](*_VALUES[shape](what), **derived)
-    for name in _TIMES_WRITTEN[shape]:
-        at_ms = getattr(written, name)
-        if at_ms is not None:
-            setattr(written, name, to_rfc3339(at_ms))
-    return _encode(written)
+    values = list(_VALUES[shape](what))
+    for at in _TIMES_AT[shape]:
+        if values[at] is not None:
+            values[at] = to_rfc3339(values[at])
+    return _encode(_WRITTEN[shape](*values, **derived))
 
 
 def _from_body(shape: type[_T], body: Mapping[str, Any]) -> _T:
