@@ -57,8 +57,7 @@ def conclude(ended: Sequence[Ended], io: DeliverIO) -> list[Conclusion]:
     ]
     records = [what.to_record(io.topics.attempts) for what in happened]
     hops = [next_hop(one.delivery, one.outcome, decision, now_ms, io.topics) for one, decision in over]
-    for what, (_, decision) in zip(happened, over, strict=True):
-        _attempted.say(_facts(what, decision))
+    _attempted.say([_facts(what, decision) for what, (_, decision) in zip(happened, over, strict=True)])
     conclusions = (
         Conclusion(
             finished=not isinstance(decision, Park),

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TextIO
 
@@ -48,20 +48,22 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
     def often(self, said: _Said) -> str:
-        """The same for what is said often. Raises ValueError for a text that is no Unicode, TypeError for no JSON."""
-        at_ms, logger, event, facts = said
+        """The same for what is said often, a line for each. Raises ValueError for no Unicode, TypeError for no JSON."""
+        at_ms, logger, event, several = said
         before = self._before.get((logger, event))
         if before is None:
             before = self._before[logger, event] = orjson.dumps(self._origin("INFO", logger, event)).decode()[1:-1]
-        return f'{{"at":"{to_rfc3339(at_ms)}",{before},{_encode(facts).decode()[1:]}'
+        before = f'{{"at":"{to_rfc3339(at_ms)}",{before},'
+        # No line ends within JSON: each of them is followed by the next line's brace.
+        return before + _encode_lines(several).decode()[1:-1].replace("\n{", "\n" + before)
 
     def _origin(self, level: str, logger: str, event: str) -> dict[str, str]:
         return {"level": level, "process": self._process, "logger": logger, "event": event}
 
 
-#: What a line at INFO will be made of: milliseconds since 1970, the logger's name, the event, its facts.
-_Said = tuple[int, str, str, msgspec.Struct]
-_encode = msgspec.json.Encoder().encode
+#: What lines at INFO will be made of: milliseconds since 1970, the logger's name, the event, the facts of each.
+_Said = tuple[int, str, str, Sequence[msgspec.Struct]]
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class Together(logging.Handler):
@@ -76,6 +78,7 @@ class Together(logging.Handler):
         self._form = form
         self._stream = stream
         self._lines: list[str | _Said] = []
+        self._count = 0
         self._waiting = threading.Event()
         threading.Thread(target=self._write_regularly, name="log lines", daemon=True).start()
 
@@ -87,17 +90,18 @@ class Together(logging.Handler):
         if record.levelno >= logging.WARNING:
             self.flush()
 
-    def info(self, logger: str, event: str, facts: msgspec.Struct) -> None:
-        """A line without a LogRecord, whose text is made when it is written: many in a row cost half.
+    def info(self, logger: str, event: str, several: Sequence[msgspec.Struct]) -> None:
+        """Lines without a LogRecord, whose text is made when it is written: many in a row cost a quarter.
 
-        Nobody may change ``facts`` afterwards.
+        Nobody may change ``several`` afterwards. At least one.
         """
-        self._add((time.time_ns() // 1_000_000, logger, event, facts))
+        self._add((time.time_ns() // 1_000_000, logger, event, several), len(several))
 
-    def _add(self, line: str | _Said) -> None:
+    def _add(self, line: str | _Said, count: int = 1) -> None:
         with self.lock:  # type: ignore[union-attr] # every handler has one once it is made
             self._lines.append(line)
-            if len(self._lines) >= _TOGETHER_MAX:
+            self._count += count
+            if self._count >= _TOGETHER_MAX:
                 self.flush()
             elif len(self._lines) == 1:
                 self._waiting.set()
@@ -105,7 +109,7 @@ class Together(logging.Handler):
     def flush(self) -> None:
         """Write what waits. A stream that is gone is no reason to fail."""
         with self.lock:  # type: ignore[union-attr] # every handler has one once it is made
-            lines, self._lines = self._lines, []
+            lines, self._lines, self._count = self._lines, [], 0
             if lines:
                 try:
                     self._stream.write("\n".join(map(self._text, lines)) + "\n")
@@ -119,8 +123,10 @@ class Together(logging.Handler):
         try:
             return self._form.often(line)
         except (TypeError, ValueError):
-            at_ms, logger, event, facts = line
-            return self._form.line(at_ms, "INFO", logger, event, {"unwritten": ascii(facts)})
+            at_ms, logger, event, several = line
+            if len(several) > 1:
+                return "\n".join(self._text((at_ms, logger, event, [facts])) for facts in several)
+            return self._form.line(at_ms, "INFO", logger, event, {"unwritten": ascii(several[0])})
 
     def _write_regularly(self) -> None:
         while True:
@@ -136,15 +142,16 @@ class Often:
     def __init__(self, logger: logging.Logger, event: str) -> None:
         self._logger, self._event = logger, event
 
-    def say(self, facts: msgspec.Struct) -> None:
-        """As ``logger.info(event, extra=…)`` with these fields. At least one."""
-        if not self._logger.isEnabledFor(logging.INFO):
+    def say(self, several: Sequence[msgspec.Struct]) -> None:
+        """As ``logger.info(event, extra=…)`` for each of ``several``, which have at least one field."""
+        if not several or not self._logger.isEnabledFor(logging.INFO):
             return
         handlers = logging.root.handlers
         if len(handlers) == 1 and isinstance(handlers[0], Together):
-            handlers[0].info(self._logger.name, self._event, facts)
+            handlers[0].info(self._logger.name, self._event, several)
         else:
-            self._logger.info(self._event, extra=msgspec.structs.asdict(facts))
+            for facts in several:
+                self._logger.info(self._event, extra=msgspec.structs.asdict(facts))
 
 
 def configure(process: str, level: str) -> None:

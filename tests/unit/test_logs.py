@@ -52,20 +52,20 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
 
 
 @pytest.fixture
-def alone(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Callable[[Facts], None]:
+def alone(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`Often.say` while nothing else listens, as in a process: pytest adds a handler of its own when a test begins."""
     handler = logging.root.handlers[0]
 
-    def say(facts: Facts) -> None:
+    def say(*several: Facts) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(logging.root, "handlers", [handler])
-            Often(log, "attempted").say(facts)
+            Often(log, "attempted").say(several)
 
     return say
 
 
 def test_what_is_said_often_is_the_line_that_the_logger_would_have_written(
-    stream: Stream, alone: Callable[[Facts], None]
+    stream: Stream, alone: Callable[..., None]
 ) -> None:
     facts = {"webhook_id": 'a "b" \n ü', "status": 200, "error_class": None}
     alone(msgspec.convert(facts, Facts))
@@ -81,13 +81,23 @@ def test_what_is_said_often_is_the_line_that_the_logger_would_have_written(
     )
 
 
-def test_a_fact_that_is_no_unicode_costs_no_other_line(stream: Stream, alone: Callable[[Facts], None]) -> None:
-    alone(Facts("\udc80"))
-    alone(Facts("a"))
+def test_a_fact_that_is_no_unicode_costs_no_other_line(stream: Stream, alone: Callable[..., None]) -> None:
+    alone(Facts("a"), Facts("\udc80"), Facts("b"))
     log.warning("flush")
-    first, second, _ = stream.lines()
-    assert first["unwritten"] == r"Facts(webhook_id='\udc80', status=None, error_class=None)"
-    assert second["webhook_id"] == "a"
+    first, second, third, _ = stream.lines()
+    assert second["unwritten"] == r"Facts(webhook_id='\udc80', status=None, error_class=None)"
+    assert (first["webhook_id"], third["webhook_id"]) == ("a", "b")
+
+
+def test_many_that_are_said_together_are_a_line_each_and_do_not_wait_for_ever(
+    stream: Stream, alone: Callable[..., None]
+) -> None:
+    alone(*(Facts(f"\n{{{number}", number) for number in range(999)))
+    assert stream.writes == 0
+    alone(Facts("the thousandth"))
+    lines = stream.lines()
+    assert [line["webhook_id"] for line in lines] == [*(f"\n{{{number}" for number in range(999)), "the thousandth"]
+    assert {line["event"] for line in lines} == {"attempted"}
 
 
 async def test_lines_are_written_together_and_soon(stream: Stream) -> None:
@@ -123,12 +133,15 @@ def test_an_exception_is_part_of_its_line(stream: Stream) -> None:
 
 def test_below_its_level_nothing_is_said(stream: Stream) -> None:
     log.setLevel(logging.WARNING)
-    Often(log, "attempted").say(Facts("a"))
+    Often(log, "attempted").say([Facts("a")])
     log.warning("flush")
     assert [line["event"] for line in stream.lines()] == ["flush"]
 
 
 def test_among_other_handlers_it_is_an_ordinary_record(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger=log.name):
-        Often(log, "attempted").say(Facts("a", 200))
-    assert [(record.getMessage(), record.__dict__["status"]) for record in caplog.records] == [("attempted", 200)]
+        Often(log, "attempted").say([Facts("a", 200), Facts("b", 503)])
+    assert [(record.getMessage(), record.__dict__["status"]) for record in caplog.records] == [
+        ("attempted", 200),
+        ("attempted", 503),
+    ]
