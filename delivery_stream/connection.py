@@ -115,10 +115,10 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes, timeout_s: float, told: Callable[[Reply | Broken], None]) -> None:
         """The same without a task, while it is open: ``told`` hears once, later, and must not raise."""
         assert self._transport is not None
-        self._forget()
-        self.reusable = False
-        self._told = told
         try:
+            self._forget()
+            self.reusable = False
+            self._told = told
             self._deadline = self._loop.call_later(timeout_s, self._break, "timeout", "no whole answer in time")
             self._transport.write(request)
         except BaseException:

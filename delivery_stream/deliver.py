@@ -190,9 +190,9 @@ def _hear(prepared: Prepared, told: Callable[[Ended | None], None], heard: Heard
 
 def _ended(prepared: Prepared, outcome: Outcome | Exception) -> Ended:
     delivery, subscription, request, _, started_ms = prepared
+    if isinstance(outcome, Exception):
+        outcome = _internal_error(delivery, outcome)
     try:
-        if isinstance(outcome, Exception):
-            raise outcome
         outcome = without_secrets(outcome, subscription, request)
     except Exception as error:  # noqa: BLE001 - it is logged there
         outcome = _internal_error(delivery, error)

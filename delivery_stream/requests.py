@@ -37,7 +37,7 @@ class Requests:
         failed: Callable[[Entry], None],
     ) -> None:
         """``over`` hears what came of each, and must `end` it in ``repeats``; ``failed`` of each that came to nothing:
-        a copy of it has finished, or the process ends for a bug.
+        a copy of it has finished, or the process ends.
         """
         self._io = io
         self._under_way = under_way

@@ -124,11 +124,11 @@ class Sender:
 
         ``told`` hears what came of it, once, later, and must not raise.
         """
-        connection = self._pool.take(post.target.origin)
-        if connection is None:
-            return False
-        post.on(connection)
         try:
+            connection = self._pool.take(post.target.origin)
+            if connection is None:
+                return False
+            post.on(connection)
             connection.send(post.request, post.left_s(), partial(self._heard, connection, post, told))
         except Exception as error:  # noqa: BLE001 - it is told
             asyncio.get_running_loop().call_soon(told, error)
@@ -145,7 +145,7 @@ class Sender:
     async def close(self) -> None:
         """Cuts every connection; a post under way, or one that still comes, ends as a `NoAnswer`.
 
-        One without a task hears None, and its `post_anew` ends so.
+        One without a task of whose answer no byte had come hears None, and its `post_anew` ends so.
         """
         await self._resolver.close()
         await self._pool.close()

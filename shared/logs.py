@@ -91,7 +91,7 @@ class Together(logging.Handler):
             self.flush()
 
     def info(self, logger: str, event: str, several: Sequence[msgspec.Struct]) -> None:
-        """Lines without a LogRecord, whose text is made when it is written: many in a row cost a quarter.
+        """Lines without a LogRecord, whose text is made when they are written.
 
         Nobody may change ``several`` afterwards. At least one.
         """
@@ -143,7 +143,7 @@ class Often:
         self._logger, self._event = logger, event
 
     def say(self, several: Sequence[msgspec.Struct]) -> None:
-        """As ``logger.info(event, extra=…)`` for each of ``several``, which have at least one field."""
+        """As ``logger.info(event, extra=…)`` for each of ``several``: plain objects with at least one field."""
         if not several or not self._logger.isEnabledFor(logging.INFO):
             return
         handlers = logging.root.handlers

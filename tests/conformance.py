@@ -65,7 +65,8 @@ class InSteps(Sender):
                 return ended.outcome
             connection.reusable = True
             self._pool.put(connection)
-            assert self.post_soon(made, heard.set_result)
+            sent = self.post_soon(made, heard.set_result)
+            assert sent
         outcome = await heard
         assert not isinstance(outcome, Exception), outcome
         return await self.post_anew(made) if outcome is None else outcome

@@ -75,7 +75,7 @@ class Handled:
                 asyncio.get_running_loop().call_soon(told, None)
             case _:
                 answering = asyncio.create_task(self.deliver(prepared.delivery))
-                answering.add_done_callback(lambda task: told(None if task.exception() else task.result()))
+                answering.add_done_callback(lambda task: told(task.result()))
         return True
 
     async def post_anew(self, prepared: Prepared) -> Ended:

@@ -13,6 +13,7 @@ from ipaddress import ip_network
 import pytest
 
 from delivery_stream import resolver as resolver_module
+from delivery_stream.connection import Connection
 from delivery_stream.connection_pool import ConnectionPool
 from delivery_stream.decision import Answered, NoAnswer, Outcome, Refused
 from delivery_stream.resolver import Resolver
@@ -318,6 +319,28 @@ async def test_close_ends_what_no_task_waits_for() -> None:
         assert heard == [None]
         assert error_class(await sender.post_anew(made)) == "connection_reset"
         assert sender.open_connections == 0
+
+
+async def test_a_fault_of_ours_while_it_is_sent_is_told_and_it_is_not_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_arguments: object) -> None:
+        raise KeyError("a bug")
+
+    async with Receiver() as receiver:
+        sender, heard = Sender(LOOPBACK), list[Heard]()
+        assert status(await sender.post(receiver.url, [], b"", 5.0)) == 200
+        made = sender.make(receiver.url, [], b"", 5.0)
+        assert isinstance(made, Post)
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "_forget", fails)
+            assert sender.post_soon(made, heard.append)
+        assert heard == [], "later"
+        await asyncio.sleep(0)
+        assert [type(one) for one in heard] == [KeyError]
+        await eventually(lambda: sender.open_connections == 0)
+        assert len(receiver.arrivals) == 1
+        await sender.close()
 
 
 async def test_a_fault_of_ours_while_an_answer_is_read_is_told() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import orjson
-import pytest
 
 from delivery_stream.conclusion import WAITS_MAX, Waiting, conclude, put_off, schedule_for
 from delivery_stream.decision import (
@@ -22,12 +21,10 @@ from delivery_stream.decision import (
     RetryIn,
     StoresUnreachable,
     Timings,
-    TooOld,
     Wait,
 )
-from delivery_stream.deliver import DeliverIO, Ended, Knows, attempt
+from delivery_stream.deliver import DeliverIO, Ended, Knows, Sends
 from delivery_stream.records_after import attempt_record, next_hop
-from delivery_stream.sender import Sender
 from shared.clock import SystemClock
 from shared.errors import RecordTooLarge
 from shared.records import Record, Source, delivery_from_record
@@ -123,13 +120,6 @@ class At(SystemClock):
         return NOW_MS
 
 
-class Works(Sender):
-    """Its endpoint takes everything."""
-
-    async def post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float) -> Answered:
-        return Answered(200)
-
-
 class Log:
     """A Kafka that writes what it takes, and refuses values of more than 1000 bytes but in the dead letters."""
 
@@ -157,7 +147,7 @@ def _webhook_id(record: Record) -> object:
 def io_of(publish: Any) -> DeliverIO:
     return DeliverIO(
         subscriptions=cast(Knows, None),
-        sender=Works(),
+        sender=cast(Sends, None),
         publish=publish,
         clock=At(),
         topics=TOPICS,
@@ -240,9 +230,3 @@ async def test_one_that_is_too_large_for_its_next_hop_takes_no_other_with_it() -
     assert log.topics_of("small") == 2 * ["webhooks.attempts", "webhooks.retry-1s"]
     assert log.topics_of("large")[-1] == "webhooks.dead-letter"
     assert "webhooks.retry-1s" not in log.topics_of("large")
-
-
-@pytest.mark.parametrize(("paused_hours", "outcome"), [(0, TooOld()), (0.9, TooOld()), (1.1, Answered(200))])
-async def test_a_pause_does_not_count_for_the_age(paused_hours: float, outcome: Outcome) -> None:
-    old = delivery(accepted_ms=NOW_MS - 2 * 3_600_000, paused_ms=int(paused_hours * 3_600_000))
-    assert await attempt(old, subscription(), io_of(None), NOW_MS) == outcome

@@ -1,4 +1,4 @@
-"""A delivery's request in steps: what is prepared, and what its answer comes to."""
+"""A delivery's request, in one go and in steps: what is prepared, and what its answer comes to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
-from delivery_stream.decision import Answered, InternalError, NoAnswer
-from delivery_stream.deliver import DeliverIO, Ended, Prepared, post_anew, post_soon, prepare
+from delivery_stream.decision import (
+    Answered,
+    InternalError,
+    NoAnswer,
+    NoSubscription,
+    NotActive,
+    Outcome,
+    Refused,
+    StoresUnreachable,
+    TooOld,
+)
+from delivery_stream.deliver import DeliverIO, Ended, Prepared, deliver, post_anew, post_soon, prepare
 from delivery_stream.sender import Heard, Post, Sender
 from shared.clock import SystemClock
 from shared.records import Delivery
@@ -96,21 +106,31 @@ def test_a_subscription_may_have_a_deadline_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "one"),
+    ("found", "one", "outcome"),
     [
-        (None, delivery()),
-        (Absent(), delivery()),
-        (Found(subscription(status="paused")), delivery()),
-        (Found(subscription(status="disabled")), delivery()),
-        (Found(subscription()), delivery(accepted_ms=NOW_MS - 2 * 3_600_000)),
-        (Found(subscription(headers=(("Host", "other"),))), delivery()),
-        (Found(subscription(target_url="http://127.0.0.1:9/other")), delivery()),
-        (Found(subscription(signing_keys=None)), delivery()),
+        (None, delivery(), StoresUnreachable()),
+        (Absent(), delivery(), NoSubscription()),
+        (Found(subscription(status="paused")), delivery(), NotActive("paused")),
+        (Found(subscription(status="disabled")), delivery(), NotActive("disabled")),
+        (Found(subscription()), delivery(accepted_ms=NOW_MS - 2 * 3_600_000), TooOld()),
+        (Found(subscription(headers=(("Host", "other"),))), delivery(), "bad_header"),
+        (Found(subscription(target_url="http://127.0.0.1:9/other")), delivery(), "blocked"),
+        (Found(subscription(signing_keys=None)), delivery(), InternalError("TypeError")),
     ],
     ids=["unknown", "deleted", "paused", "disabled", "old", "header", "own-port", "bug"],
 )
-def test_what_has_no_request_is_not_prepared(found: Found | Absent | None, one: Delivery) -> None:
+async def test_what_has_no_request_is_not_prepared_and_delivering_it_tells_why(
+    found: Found | Absent | None, one: Delivery, outcome: Outcome | str
+) -> None:
     assert prepare(one, io_of(found)) is None
+    told = (await deliver(one, io_of(found))).outcome
+    assert (told.reason if isinstance(told, Refused) else told) == outcome
+
+
+@pytest.mark.parametrize(("paused_hours", "is_old"), [(0, True), (0.9, True), (1.1, False)])
+def test_a_pause_does_not_count_for_the_age(paused_hours: float, is_old: bool) -> None:
+    one = delivery(accepted_ms=NOW_MS - 2 * 3_600_000, paused_ms=int(paused_hours * 3_600_000))
+    assert (prepare(one, io_of(Found(subscription()))) is None) == is_old
 
 
 def test_what_a_receiver_says_is_heard_without_our_secrets() -> None:

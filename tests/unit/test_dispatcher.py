@@ -223,6 +223,7 @@ async def test_what_ends_after_the_hand_over_is_not_committed() -> None:
 
 async def test_an_error_nobody_turned_into_an_outcome_ends_the_process_and_leaves_the_offset_open() -> None:
     bench = Bench()
+    bench.io.posts = "unprepared"
     await bench.dispatcher.assigned({P0: START})
     await bench.dispatcher.take(P0, records(0, value=b"raise"))
     await turns()

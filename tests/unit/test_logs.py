@@ -95,6 +95,8 @@ def test_many_that_are_said_together_are_a_line_each_and_do_not_wait_for_ever(
     alone(*(Facts(f"\n{{{number}", number) for number in range(999)))
     assert stream.writes == 0
     alone(Facts("the thousandth"))
+    alone(Facts("it waits again"))
+    assert stream.writes == 1
     lines = stream.lines()
     assert [line["webhook_id"] for line in lines] == [*(f"\n{{{number}" for number in range(999)), "the thousandth"]
     assert {line["event"] for line in lines} == {"attempted"}
