@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from delivery_stream.cohort import Cohort
 from delivery_stream.conclusion import Conclusion
 from delivery_stream.deliver import Ended
 from delivery_stream.under_way import Entry, UnderWay
 from shared.records import Record
-
-#: Concluded without a turn of the loop: answers wait for so long, and seem late by it.
-_IN_A_ROW = 64
 
 
 class Concludes(Protocol):
@@ -31,7 +28,7 @@ class Confirmations:
         self._io = io
         self._under_way = under_way
         self._let_go = let_go
-        self._ended: list[tuple[Entry, Ended]] = []
+        self._ended = Cohort(self._conclude)
         self._sent = 0
 
     @property
@@ -45,21 +42,13 @@ class Confirmations:
         return self._sent
 
     def add(self, entry: Entry, ended: Ended) -> None:
-        if not self._ended:
-            asyncio.get_running_loop().call_soon(self._conclude)
-        self._ended.append((entry, ended))
+        self._ended.add((entry, ended))
 
     def conclude_all(self) -> None:
         """Now, in this turn of the loop."""
-        while self._ended:
-            self._conclude()
+        self._ended.handle_all()
 
-    def _conclude(self) -> None:
-        several, self._ended = self._ended[:_IN_A_ROW], self._ended[_IN_A_ROW:]
-        if not several:
-            return  # `conclude_all` was quicker
-        if self._ended:
-            asyncio.get_running_loop().call_soon(self._conclude)
+    def _conclude(self, several: Sequence[tuple[Entry, Ended]]) -> None:
         try:
             self._conclude_these(several)
         except Exception as error:  # noqa: BLE001 - the loop would only log it

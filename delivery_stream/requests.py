@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from delivery_stream.cohort import Cohort
 from delivery_stream.deliver import Ended, Prepared
 from delivery_stream.repeats import Repeats
 from delivery_stream.under_way import Entry, UnderWay
 from shared.records import Delivery
-
-#: Made and sent without a turn of the loop: answers wait for so long, and seem late by it.
-_IN_A_ROW = 64
 
 
 class Posts(Protocol):
@@ -44,7 +41,7 @@ class Requests:
         self._repeats = repeats
         self._over = over
         self._failed = failed
-        self._new: list[Entry] = []
+        self._new = Cohort(self._send)
         self._out = 0
 
     @property
@@ -57,15 +54,10 @@ class Requests:
         if not self._repeats.begin_now(entry.attempt_key):
             self._under_way.start(self._after_its_copy(entry), entry.held)
             return
-        if not self._new:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._new.append(entry)
+        self._new.add(entry)
         self._count(entry, 1)
 
-    def _send(self) -> None:
-        several, self._new = self._new[:_IN_A_ROW], self._new[_IN_A_ROW:]
-        if self._new:
-            asyncio.get_running_loop().call_soon(self._send)
+    def _send(self, several: Sequence[Entry]) -> None:
         made: list[tuple[Entry, Prepared | None]] = []
         for entry in several:
             try:

@@ -114,3 +114,27 @@ class WireServer:
         finally:
             self._serving.discard(task)
             writer.transport.abort()
+
+
+# Well-behaved ones
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CLOSING = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+
+
+def answering(*answers: bytes) -> Callable[[Wire], Awaitable[None]]:
+    """Every connection gets these, one per request, and stays open."""
+
+    async def behave(wire: Wire) -> None:
+        for answer in answers:
+            await wire.request()
+            await wire.send(answer)
+
+    return behave
+
+
+async def one_each(wire: Wire) -> None:
+    """200 to every request."""
+    while True:
+        await wire.request()
+        await wire.send(OK)

@@ -1,17 +1,40 @@
-"""A subscription and a delivery to start from."""
+"""A subscription, a delivery and what delivering takes, to start from."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
+from delivery_stream.deliver import DeliverIO, Knows, Sends
+from shared.clock import SystemClock
 from shared.records import Delivery, Source
 from shared.subscriptions import Subscription
-from shared.topics import Topics
+from shared.topics import RetrySchedule, Topics
 
 TOPICS = Topics("webhooks.")
 NOW_MS = 1_700_000_000_123
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class At(SystemClock):
+    """Always the same time."""
+
+    def now_ms(self) -> int:
+        return NOW_MS
+
+
+def deliver_io(publish: Any, *, subscriptions: Knows | None = None, sender: Sends | None = None) -> DeliverIO:
+    """What is not given is not to be asked."""
+    return DeliverIO(
+        subscriptions=cast(Knows, subscriptions),
+        sender=cast(Sends, sender),
+        publish=publish,
+        clock=At(),
+        topics=TOPICS,
+        schedule=RetrySchedule((10,)),
+        timeout_s=10,
+        max_event_age_s=3600,
+    )
 
 
 def subscription(**changes: Any) -> Subscription:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import orjson
 
@@ -23,13 +22,12 @@ from delivery_stream.decision import (
     Timings,
     Wait,
 )
-from delivery_stream.deliver import DeliverIO, Ended, Knows, Sends
+from delivery_stream.deliver import Ended
 from delivery_stream.records_after import attempt_record, next_hop
-from shared.clock import SystemClock
 from shared.errors import RecordTooLarge
 from shared.records import Record, Source, delivery_from_record
 from shared.topics import RetrySchedule
-from tests.unit.examples import NOW_MS, TOPICS, delivery, subscription
+from tests.unit.examples import NOW_MS, TOPICS, deliver_io, delivery, subscription
 
 
 def headers_of(record: Record | None) -> dict[str, str]:
@@ -113,13 +111,6 @@ def test_a_subscription_may_have_a_schedule_of_its_own() -> None:
     assert schedule_for(subscription(retry_delays=(1, 2)), everybodys) == RetrySchedule((1, 2))
 
 
-class At(SystemClock):
-    """Always the same time."""
-
-    def now_ms(self) -> int:
-        return NOW_MS
-
-
 class Log:
     """A Kafka that writes what it takes, and refuses values of more than 1000 bytes but in the dead letters."""
 
@@ -144,19 +135,6 @@ def _webhook_id(record: Record) -> object:
     return headers_of(record)["webhook-id"]
 
 
-def io_of(publish: Any) -> DeliverIO:
-    return DeliverIO(
-        subscriptions=cast(Knows, None),
-        sender=cast(Sends, None),
-        publish=publish,
-        clock=At(),
-        topics=TOPICS,
-        schedule=RetrySchedule((10,)),
-        timeout_s=10,
-        max_event_age_s=3600,
-    )
-
-
 async def test_what_is_put_off_goes_together_and_what_may_not_wait_any_more_ends() -> None:
     log = Log()
     ids = ["first", "second", "too-old", "too-often"]
@@ -168,7 +146,7 @@ async def test_what_is_put_off_goes_together_and_what_may_not_wait_any_more_ends
         delivery(webhook_id="too-often", waits=often),
     ]
     waiting = [Waiting(one, subscription(), Wait(1.0, "breaker_open")) for one in deliveries]
-    await put_off(waiting, NOW_MS, io_of(log.publish))
+    await put_off(waiting, NOW_MS, deliver_io(log.publish))
     told, tier, dead = "webhooks.attempts", "webhooks.retry-1s", "webhooks.dead-letter"
     # The fifth wait is no power of two: it is not told of.
     assert [log.topics_of(one) for one in ids] == [[told, tier], [tier], [told, dead], [told, dead]]
@@ -195,7 +173,7 @@ async def test_what_ended_together_is_put_on_record_together_each_for_itself() -
         )
         for one, outcome in outcomes.items()
     ]
-    conclusions = conclude(ended, io_of(log.publish))
+    conclusions = conclude(ended, deliver_io(log.publish))
     assert [one.finished for one in conclusions] == [True, True, False, True, False, True]
     assert [one.record is not None for one in conclusions] == [True, False, False, False, False, True]
     assert log.publishes == 0
@@ -216,7 +194,7 @@ async def test_what_ended_together_is_put_on_record_together_each_for_itself() -
 async def test_a_failure_that_is_too_large_for_its_tier_is_dead() -> None:
     log = Log()
     large = delivery(webhook_id="large", payload=b"x" * 1001)
-    [conclusion] = conclude([Ended(large, subscription(), Answered(500), NOW_MS)], io_of(log.publish))
+    [conclusion] = conclude([Ended(large, subscription(), Answered(500), NOW_MS)], deliver_io(log.publish))
     await conclusion.publish()
     # What Kafka had taken before it refused is written again.
     assert log.topics_of("large") == ["webhooks.attempts", "webhooks.attempts", "webhooks.dead-letter"]
@@ -225,7 +203,9 @@ async def test_a_failure_that_is_too_large_for_its_tier_is_dead() -> None:
 async def test_one_that_is_too_large_for_its_next_hop_takes_no_other_with_it() -> None:
     log = Log()
     deliveries = [delivery(webhook_id="small"), delivery(webhook_id="large", payload=b"x" * 1001)]
-    await put_off([Waiting(one, subscription(), Wait(1.0, "busy")) for one in deliveries], NOW_MS, io_of(log.publish))
+    await put_off(
+        [Waiting(one, subscription(), Wait(1.0, "busy")) for one in deliveries], NOW_MS, deliver_io(log.publish)
+    )
     # What Kafka had taken before it refused is written again.
     assert log.topics_of("small") == 2 * ["webhooks.attempts", "webhooks.retry-1s"]
     assert log.topics_of("large")[-1] == "webhooks.dead-letter"

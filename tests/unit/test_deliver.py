@@ -21,20 +21,11 @@ from delivery_stream.decision import (
 )
 from delivery_stream.deliver import DeliverIO, Ended, Prepared, deliver, post_anew, post_soon, prepare
 from delivery_stream.sender import Heard, Post, Sender
-from shared.clock import SystemClock
 from shared.records import Delivery
 from shared.subscriptions import Absent, Found, Unreachable
-from shared.topics import RetrySchedule
-from tests.unit.examples import NOW_MS, TOPICS, delivery, subscription
+from tests.unit.examples import NOW_MS, deliver_io, delivery, subscription
 
 SECRET = "a secret that is long enough"
-
-
-class At(SystemClock):
-    """Always the same time."""
-
-    def now_ms(self) -> int:
-        return NOW_MS
 
 
 class Known:
@@ -73,16 +64,7 @@ def io_of(found: Found | Absent | None, comes: Answered | NoAnswer | Exception |
     async def publish(_records: object) -> None:
         raise AssertionError("nothing is to be published")
 
-    return DeliverIO(
-        subscriptions=Known(found),
-        sender=Scripted(comes),
-        publish=publish,
-        clock=At(),
-        topics=TOPICS,
-        schedule=RetrySchedule((10,)),
-        timeout_s=10,
-        max_event_age_s=3600,
-    )
+    return deliver_io(publish, subscriptions=Known(found), sender=Scripted(comes))
 
 
 def prepared(io: DeliverIO) -> Prepared:

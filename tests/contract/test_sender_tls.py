@@ -1,0 +1,81 @@
+"""Our sender and aiohttp, against a server that speaks TLS, well and badly."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import trustme
+
+from delivery_stream.decision import Answered
+from tests.conformance import Posts, answered, conforms, failed, post
+from tests.wire_server import Wire, WireServer, one_each
+
+
+def server_tls(authority: trustme.CA, *names: str, not_after: datetime | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names, not_after=not_after).configure_cert(context)
+    return context
+
+
+@conforms
+async def test_tls_keeps_the_name_for_sni_and_host(sender: Posts, authority: trustme.CA) -> None:
+    asked: list[str | None] = []
+    context = server_tls(authority, "localhost")
+    context.sni_callback = lambda _object, name, _context: asked.append(name)
+    async with WireServer(one_each, tls=context) as server:
+        for _ in range(2):
+            outcome = await post(sender, f"https://localhost:{server.port}")
+            assert isinstance(outcome, Answered), outcome
+        assert asked == ["localhost"]
+        assert server.requests[1].header("host") == f"localhost:{server.port}"
+        assert server.accepted == 1
+
+
+@conforms
+async def test_a_certificate_may_name_an_address(sender: Posts, authority: trustme.CA) -> None:
+    async with WireServer(one_each, tls=server_tls(authority, "127.0.0.1")) as server:
+        await answered(sender, server)
+
+
+@pytest.mark.parametrize("fault", ["wrong host", "expired", "unknown authority"])
+@conforms
+async def test_a_certificate_that_does_not_hold_ends_the_post(sender: Posts, authority: trustme.CA, fault: str) -> None:
+    issuer = trustme.CA() if fault == "unknown authority" else authority
+    not_after = datetime.now(UTC) - timedelta(days=1) if fault == "expired" else None
+    context = server_tls(issuer, "elsewhere.example" if fault == "wrong host" else "127.0.0.1", not_after=not_after)
+    async with WireServer(one_each, tls=context) as server:
+        await failed(sender, server.url, "tls_failed", timeout_s=3.0)
+        assert server.requests == []
+
+
+@conforms
+async def test_a_plain_server_where_tls_is_asked_for(sender: Posts) -> None:
+    async def behave(wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with WireServer(behave) as server:
+        await failed(sender, f"https://127.0.0.1:{server.port}", "tls_failed", timeout_s=3.0)
+        await server.all_gone()
+
+
+@conforms
+async def test_a_server_that_is_silent_where_tls_is_asked_for(sender: Posts) -> None:
+    async def behave(wire: Wire) -> None:
+        await wire.until_gone()
+
+    async with WireServer(behave) as server:
+        await failed(sender, f"https://127.0.0.1:{server.port}", "connect_timeout")
+        await server.all_gone()
+
+
+@conforms
+async def test_a_tls_connection_cut_mid_answer(sender: Posts, authority: trustme.CA) -> None:
+    async def behave(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+        wire.reset()
+
+    async with WireServer(behave, tls=server_tls(authority, "127.0.0.1")) as server:
+        await failed(sender, server.url, "connection_reset", timeout_s=3.0)
