@@ -1,10 +1,11 @@
 """Pure: a circuit breaker. Closed until an endpoint fails too often, then open, then one probe decides.
 
-Times are seconds of a monotonic clock, passed in.
+What began before it last opened tells nothing of the endpoint as it is now, whenever it ends. Times are seconds of a monotonic clock, passed in.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 BreakerState = Literal["closed", "open", "half_open"]
@@ -22,7 +23,10 @@ _PROBE_S = 2.0
 
 
 class Breaker:
-    """``allows`` before a request, ``started`` with it, then one of ``succeeded``, ``failed`` and ``told_nothing``."""
+    """``allows`` before a request, ``started`` with it, then one of ``succeeded``, ``failed`` and ``told_nothing``.
+
+    ``started_s``: when the request that ended now began.
+    """
 
     __slots__ = ("_before", "_now", "_open_until_s", "_probing", "_window_began_s", "in_a_row", "open_s", "state")
 
@@ -32,7 +36,7 @@ class Breaker:
         self.in_a_row = 0
         #: From the last time it opened to its probe; 0: it is closed.
         self.open_s = 0.0
-        self._open_until_s = 0.0
+        self._open_until_s = -math.inf
         self._probing = False
         self._window_began_s = now_s
         self._now = (0, 0)  # (ended, failed) in this window
@@ -53,28 +57,32 @@ class Breaker:
         if self.state != "closed":
             self.state, self._probing = "half_open", True
 
-    def succeeded(self, now_s: float) -> None:
+    def succeeded(self, started_s: float, now_s: float) -> None:
         """The endpoint works."""
+        if started_s < self._open_until_s:
+            return
         self.in_a_row = 0
         if self.state == "closed":
             self._count(now_s, failed=0)
-        elif self._probing:
+        else:
             self.state, self._probing, self.open_s = "closed", False, 0.0
             self._now = self._before = (0, 0)
 
-    def failed(self, now_s: float) -> None:
-        """It does not. What started before it opened and ends now changes nothing any more."""
+    def failed(self, started_s: float, now_s: float) -> None:
+        """It does not."""
+        if started_s < self._open_until_s:
+            return
         self.in_a_row += 1
         if self.state == "closed":
             self._count(now_s, failed=1)
             if self.in_a_row >= FAILURES_IN_A_ROW or self._mostly_fails():
                 self._open(now_s)
-        elif self._probing:
+        else:
             self._open(now_s)
 
-    def told_nothing(self) -> None:
+    def told_nothing(self, started_s: float) -> None:
         """The request ended for a reason that is not the endpoint's: another one may probe."""
-        if self._probing:
+        if self._probing and started_s >= self._open_until_s:
             self.state, self._probing = "open", False
 
     def _open(self, now_s: float) -> None:

@@ -259,12 +259,17 @@ class Dispatcher:
             self._under_way.changed.set()
 
     async def drain(self, within_s: float) -> int:
-        """Start nothing new, wait for what is under way, commit. Gives what was left unfinished."""
+        """Start nothing new, wait for what is under way, commit. Gives what was left unfinished.
+
+        Whatever comes of that later is not heard any more: its next owner sends it again.
+        """
         self._draining = True
         self._close([*self._held.values(), *self._replaced, *self._under_way.held])
         await self._wait_for(self._held.values(), within_s)
+        left = self.in_flight
+        self._under_way.leave()
         await self.commit()
-        return self.in_flight
+        return left
 
     # ---- one delivery -----------------------------------------------------------------------------------------------
 
@@ -378,7 +383,7 @@ class Dispatcher:
 
     async def _wait_for(self, held: Iterable[Held], within_s: float) -> None:
         several, ends_s = list(held), self._clock.monotonic_s() + within_s
-        while True:
+        while not self._under_way.left:
             self._confirmations.conclude_all()
             left_s = ends_s - self._clock.monotonic_s()
             if left_s <= 0:

@@ -170,15 +170,15 @@ class Lane(Generic[_Q]):
         full = len(self._since_s) >= self.window
         started_s = self._since_s.pop(request)
         if health == "unknown":
-            self.breaker.told_nothing()
+            self.breaker.told_nothing(started_s)
             return
         took_s = max(now_s - started_s - ours_s, 0.0)
         self._latency_s += (_SMOOTHING if self.proven else 1.0) * (took_s - self._latency_s)
         self.proven = True
         if health == "works":
-            self._works(now_s)
+            self._works(started_s, now_s)
         else:
-            self._does_not(health, now_s, asked_s)
+            self._does_not(health, started_s, now_s, asked_s)
         if health in ("throttles", "times_out"):
             self._shrink(started_s, now_s)
         elif took_s >= SLOW_S:
@@ -195,15 +195,15 @@ class Lane(Generic[_Q]):
             if full or self.queue:
                 self._grow()
 
-    def _works(self, now_s: float) -> None:
+    def _works(self, started_s: float, now_s: float) -> None:
         self._answered_s = now_s
         self.failing, self._pause_s = False, 0.0
-        self.breaker.succeeded(now_s)
+        self.breaker.succeeded(started_s, now_s)
 
-    def _does_not(self, health: Health, now_s: float, asked_s: float) -> None:
+    def _does_not(self, health: Health, started_s: float, now_s: float, asked_s: float) -> None:
         self.failing, self.last_trouble = True, _WORDS[health]
         self._kept_out = 0
-        self.breaker.failed(now_s)
+        self.breaker.failed(started_s, now_s)
         if health == "throttles":
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             pause_s = max(asked_s, self._pause_s)

@@ -58,6 +58,8 @@ class Requests:
         self._count(entry, 1)
 
     def _send(self, several: Sequence[Entry]) -> None:
+        if self._under_way.left:
+            return
         made: list[tuple[Entry, Prepared | None]] = []
         for entry in several:
             try:
@@ -77,6 +79,8 @@ class Requests:
             self._in_a_task(entry, self._io.post_anew(prepared))
 
     def _told(self, entry: Entry, prepared: Prepared, ended: Ended | None) -> None:
+        if self._under_way.left:
+            return
         try:
             if ended is None:
                 self._in_a_task(entry, self._io.post_anew(prepared))

@@ -63,6 +63,8 @@ class UnderWay:
         self._clock = clock
         self._crash = crash
         self._tasks: dict[asyncio.Task[None], Held] = {}
+        #: What has not ended is the next owner's, and nothing that comes of it here counts any more.
+        self.left = False
         #: When a record was last finished, by the monotonic clock.
         self.progress_s = clock.monotonic_s()
         #: Set where there may be room again, or something to wait for has ended.
@@ -79,10 +81,19 @@ class UnderWay:
 
     def start(self, work: Coroutine[None, None, None], held: Held) -> None:
         """What it raises ends the process."""
+        if self.left:
+            work.close()
+            return
         task = asyncio.create_task(work)
         self._tasks[task] = held
         held.tasks.add(task)
         task.add_done_callback(self._over)
+
+    def leave(self) -> None:
+        """The process ends: what is cut off now shall not look like something that happened."""
+        self.left = True
+        for task in self._tasks:
+            task.cancel()
 
     def done(self, entry: Entry) -> None:
         self.finish(entry.held, entry.offset)

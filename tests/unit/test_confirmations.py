@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from delivery_stream.conclusion import Conclusion
 from delivery_stream.deliver import Ended
 from delivery_stream.offsets import Commit
@@ -96,17 +98,32 @@ async def test_a_revoke_waits_until_what_came_of_the_requests_is_on_record() -> 
     assert bench.commits == [{P0: Commit(2, "")}]
 
 
-async def test_what_is_never_confirmed_holds_up_a_hand_over_for_a_bounded_time_and_is_not_committed() -> None:
+async def test_what_is_never_confirmed_holds_up_a_hand_over_for_a_bounded_time_and_is_not_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("delivery_stream.dispatcher.REVOKE_DRAIN_S", 0.05)
+    bench = Bench()
+    bench.io.sends = "waiting"
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0))
+    await bench.finish(0)
+    await bench.dispatcher.revoked([P0])
+    await bench.dispatcher.assigned({P0: START})
+    bench.io.sent[0](True)
+    await bench.dispatcher.commit()
+    assert bench.commits == []
+
+
+async def test_what_was_not_confirmed_when_a_stop_ended_is_not_published_again() -> None:
     bench = Bench()
     bench.io.sends = "waiting"
     await bench.dispatcher.assigned({P0: START})
     await bench.dispatcher.take(P0, records(0))
     await bench.finish(0)
     assert await bench.dispatcher.drain(0.05) == 1
-    await bench.dispatcher.assigned({P0: START})
-    bench.io.sent[0](True)
-    await bench.dispatcher.commit()
-    assert bench.commits == []
+    bench.io.sent[0](False)
+    await turns()
+    assert (bench.io.published, bench.commits, bench.crashes) == (0, [], [])
 
 
 async def test_one_that_cannot_be_concluded_ends_the_process_and_the_others_are_done() -> None:

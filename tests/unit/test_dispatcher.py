@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
+
+import pytest
 
 from delivery_stream.beside import BESIDE_AT_ONCE
 from delivery_stream.offsets import Commit
@@ -209,16 +212,38 @@ async def test_a_revoke_waits_for_what_is_under_way_commits_it_and_starts_nothin
     assert list(bench.dispatcher.partitions) == []
 
 
-async def test_what_ends_after_the_hand_over_is_not_committed() -> None:
+async def test_what_ends_after_the_hand_over_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delivery_stream.dispatcher.REVOKE_DRAIN_S", 0.01)
     bench = Bench()
     await bench.dispatcher.assigned({P0: START})
     await bench.dispatcher.take(P0, records(0))
-    await bench.dispatcher.drain(0.01)
     await bench.dispatcher.revoked([P0])
     await bench.dispatcher.assigned({P0: START})
     await bench.finish(0)
     await bench.dispatcher.commit()
     assert bench.commits == []
+
+
+@pytest.mark.parametrize("posts", ["kept", "new", "unprepared"])
+async def test_what_a_stop_cuts_off_is_nobody_s_failure(posts: Literal["kept", "new", "unprepared"]) -> None:
+    bench = Bench()
+    bench.io.posts = posts
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0))
+    await turns()
+    assert await bench.dispatcher.drain(0) == 1
+    await bench.finish(0)
+    assert bench.io.concluded == [], "the next owner starts with it"
+    assert (bench.commits, bench.crashes) == ([], [])
+
+
+async def test_what_a_stop_found_not_sent_yet_is_not_sent() -> None:
+    bench = Bench()
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0))
+    assert await bench.dispatcher.drain(0) == 1
+    await bench.finish(0)
+    assert bench.io.steps == []
 
 
 async def test_an_error_nobody_turned_into_an_outcome_ends_the_process_and_leaves_the_offset_open() -> None:

@@ -123,6 +123,30 @@ def test_a_broken_endpoint_gets_nothing_until_its_probe() -> None:
     assert len(fill(broken, FIRST_OPEN_S)) == 1
 
 
+def test_requests_of_before_it_broke_are_not_taken_for_its_probe() -> None:
+    broken = lane()
+    older = [object(), object(), object()]
+    for request in older:
+        broken.started(request, -1.0)
+    for _ in range(FAILURES_IN_A_ROW):
+        one(broken, "fails", 0.0)
+    assert len(fill(broken, FIRST_OPEN_S)) == 1
+    broken.ended(older[0], "works", FIRST_OPEN_S + 0.1)
+    broken.ended(older[1], "fails", FIRST_OPEN_S + 0.2)
+    broken.ended(older[2], "unknown", FIRST_OPEN_S + 0.3)
+    assert broken.breaker.state == "half_open"
+    assert not broken.may_start(FIRST_OPEN_S + 100)
+
+
+def test_a_probe_that_told_nothing_is_followed_by_another() -> None:
+    broken = lane()
+    for _ in range(FAILURES_IN_A_ROW):
+        one(broken, "fails", 0.0)
+    [probe] = fill(broken, FIRST_OPEN_S)
+    broken.ended(probe, "unknown", FIRST_OPEN_S + 0.1)
+    assert len(fill(broken, FIRST_OPEN_S + 0.1)) == 1
+
+
 def test_an_outcome_of_our_own_making_changes_nothing() -> None:
     untouched = lane()
     one(untouched, "unknown", 0.0, took_s=20.0)
@@ -201,7 +225,7 @@ def test_what_a_broken_endpoint_keeps_out_comes_back_after_that_and_never_at_onc
     broken.limit(rate, 100, now_s)
     while broken.closed_s(now_s) < 100:
         now_s += broken.closed_s(now_s)
-        one(broken, "fails", now_s)
+        one(broken, "fails", now_s, took_s=0.0)
     shut_s = broken.closed_s(now_s)
 
     times = [broken.book(now_s, waits=1) for _ in range(records)]
