@@ -1,6 +1,7 @@
 """Pure: a circuit breaker. Closed until an endpoint fails too often, then open, then one probe decides.
 
-What began before it last opened tells nothing of the endpoint as it is now, whenever it ends. Times are seconds of a monotonic clock, passed in.
+What began before it last opened tells nothing of the endpoint as it is now, whenever it ends. Times are seconds of a
+monotonic clock, passed in.
 """
 
 from __future__ import annotations

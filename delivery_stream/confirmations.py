@@ -49,8 +49,6 @@ class Confirmations:
         self._ended.handle_all()
 
     def _conclude(self, several: Sequence[tuple[Entry, Ended]]) -> None:
-        if self._under_way.left:
-            return
         try:
             self._conclude_these(several)
         except Exception as error:  # noqa: BLE001 - the loop would only log it
@@ -78,8 +76,6 @@ class Confirmations:
 
     def _told(self, entry: Entry, conclusion: Conclusion, is_confirmed: bool) -> None:
         """What Kafka says to the one record; when it does not confirm it, all that follows is published anew."""
-        if self._under_way.left:
-            return
         entry.held.out -= 1
         self._sent -= 1
         try:
