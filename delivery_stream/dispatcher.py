@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import count
 from types import MappingProxyType
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from delivery_stream.confirmations import Concludes, Confirmations
 from delivery_stream.decision import Answered, health_of
 from delivery_stream.deliver import Ended
 from delivery_stream.intake import Astray, Unreadable, read
+from delivery_stream.lane import Lane
 from delivery_stream.lanes import TICK_S, Lanes, Verdict
 from delivery_stream.offsets import Commit, Tracker
 from delivery_stream.put_offs import PutOffs, PutsOff
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: A hand-over waits this long for what is under way; the rest may be repeated by the next owner.
 REVOKE_DRAIN_S = 2.5
+#: How often what waits is looked at for changes of its subscription: once a second.
+_CHANGES_EVERY_TICKS = 20
 #: Beyond the slots of requests: what Kafka has still to confirm, at once.
 _UNCONFIRMED_MAX = 2000
 #: Records taken from Kafka into full lanes at a time: one at a time costs a turn of the loop each.
@@ -107,6 +111,8 @@ class Dispatcher:
         self._held: dict[TopicPartition, Held] = {}
         #: Of logs that were replaced by others.
         self._replaced: list[Held] = []
+        #: Subscriptions whose limits were not in memory, until the first of their requests has ended.
+        self._unlimited: set[str] = set()
         self._refill_at = 0
         self._pumping = False
         #: Batches that are being taken, each of another partition.
@@ -251,8 +257,10 @@ class Dispatcher:
 
     async def tick_regularly(self, every_s: float = TICK_S) -> None:
         """Until cancelled: what has waited long enough in its lane goes elsewhere, what may go now goes."""
-        while True:
+        for number in count():
             await self._clock.sleep(every_s)
+            if number % _CHANGES_EVERY_TICKS == 0:
+                self._obey_changes()
             for wait in self._lanes.tick(self._clock.monotonic_s()):
                 self._put_offs.add(wait)
             self._pump()
@@ -299,8 +307,11 @@ class Dispatcher:
         now_s = self._clock.monotonic_s()
         lane = self._lanes.lane(entry.delivery.subscription_id, now_s)
         if subscription is not None:
-            self._lanes.limit(lane, subscription.rate_limit, subscription.max_in_flight, now_s)
+            self._obey(subscription, lane, now_s)
             entry.timeout_s = subscription.timeout_seconds or self._io.timeout_s
+        elif not lane.limited:
+            lane.limit_unknown()
+            self._unlimited.add(lane.key)
         match self._lanes.admit(entry, lane, now_s):
             case Verdict.START:
                 self._lanes.start(entry, lane, now_s)
@@ -310,6 +321,19 @@ class Dispatcher:
             case Verdict.FULL:
                 return False
         return True
+
+    def _obey(self, subscription: Subscription, lane: Lane[Entry], now_s: float) -> None:
+        """What is known of its endpoint, and its limits."""
+        self._lanes.aim(lane, subscription.target_url, now_s)
+        self._lanes.limit(lane, subscription.rate_limit, subscription.max_in_flight, now_s)
+
+    def _obey_changes(self) -> None:
+        """Of subscriptions for which something waits: they may have changed since it came."""
+        now_s = self._clock.monotonic_s()
+        for lane in self._lanes.queued:
+            known = self._io.peek(lane.key)
+            if isinstance(known, Found):
+                self._obey(known.subscription, lane, now_s)
 
     async def _keep(self, entry: Entry, subscription: Subscription | None) -> None:
         if await self._repeats.begin(entry.attempt_key):
@@ -323,7 +347,12 @@ class Dispatcher:
     def _over(self, entry: Entry, ended: Ended) -> None:
         """Its slot is free when what came of it is on record."""
         asked_s = ended.outcome.retry_after_s if isinstance(ended.outcome, Answered) else 0.0
-        self._lanes.ended(entry, health_of(ended.outcome), self._clock.monotonic_s(), asked_s=asked_s)
+        now_s = self._clock.monotonic_s()
+        if self._unlimited and (key := entry.delivery.subscription_id) in self._unlimited:
+            self._unlimited.discard(key)
+            if ended.subscription is not None:
+                self._obey(ended.subscription, self._lanes.lane(key, now_s), now_s)
+        self._lanes.ended(entry, health_of(ended.outcome), now_s, asked_s=asked_s)
         self._confirmations.add(entry, ended)
 
     def _failed(self, entry: Entry) -> None:

@@ -64,6 +64,7 @@ class Lane(Generic[_Q]):
     __slots__ = (
         "_answered_s",
         "_asked_s",
+        "_began_s",
         "_bucket",
         "_doubles",
         "_kept_out",
@@ -80,12 +81,14 @@ class Lane(Generic[_Q]):
         "failing",
         "key",
         "last_trouble",
+        "limited",
         "overdue",
         "proven",
         "queue",
         "shown",
         "shown_s",
         "slow",
+        "target",
         "window",
         "window_max",
     )
@@ -93,7 +96,25 @@ class Lane(Generic[_Q]):
     def __init__(self, key: str, window_max: int, now_s: float) -> None:
         self.key = key
         self.window_max = window_max
+        #: The URL that it leads to, once that is known.
+        self.target: str | None = None
+        #: Its subscription's own limits were told.
+        self.limited = False
         self.queue: deque[_Q] = deque()
+        #: Of its requests, those that are older than `SLOW_S` (`Lanes` counts).
+        self.overdue = 0
+        #: Its requests are counted among those that hold at most half of all slots (`Lanes` counts).
+        self.apart = True
+        #: Its `state` when people were last told of it, and when that was; None: not since it is ours.
+        self.shown: tuple[BreakerState, bool] | None = None
+        self.shown_s = now_s
+        self._since_s: dict[object, float] = {}
+        self._bucket: TokenBucket | None = None
+        self.begin(now_s)
+
+    def begin(self, now_s: float) -> None:
+        """Nothing is known of the endpoint; what is under way tells nothing of it."""
+        self._began_s = now_s
         self.breaker = Breaker(now_s)
         #: It has answered since it is ours.
         self.proven = False
@@ -103,37 +124,33 @@ class Lane(Generic[_Q]):
         self.failing = False
         #: What that was, for people.
         self.last_trouble: str | None = None
-        #: Of its requests, those that are older than `SLOW_S` (`Lanes` counts).
-        self.overdue = 0
-        #: Its requests are counted among those that hold at most half of all slots (`Lanes` counts).
-        self.apart = True
-        #: Its `state` when people were last told of it, and when that was; None: not since it is ours.
-        self.shown: tuple[BreakerState, bool] | None = None
-        self.shown_s = now_s
-        self._set_window(min(FIRST_WINDOW, window_max))
+        self._set_window(min(FIRST_WINDOW, self.window_max))
         self._doubles = True  # the window doubles with each round trip until there was trouble once
         self._answered_s = 0.0
         self._shrunk_s = -1.0
         self._slow_once_s = math.inf
-        self._since_s: dict[object, float] = {}
         self._latency_s = 0.0
         self._not_before_s = 0.0
         self._asked_s = 0.0  # from the answer that asked for it to `_not_before_s`
         self._pause_s = 0.0
         self._kept_out = 0  # records, since the last trouble
-        self._bucket: TokenBucket | None = None
         self._slot_s = 0.0
 
     # ---- what is set from outside -----------------------------------------------------------------------------------
 
     def limit(self, rate: float | None, window_max: int, now_s: float) -> None:
         """The subscription's own limits, as they are now."""
-        if window_max != self.window_max:
-            self.window_max = window_max
+        if window_max != self.window_max or not self.limited:
+            self.limited, self.window_max = True, window_max
             self._set_window(min(self._window, window_max))
         if (self._bucket.rate if self._bucket else None) != rate:
             self._bucket = TokenBucket(rate, now_s) if rate else None
             self._slot_s = 0.0
+
+    def limit_unknown(self) -> None:
+        """Its subscription's limits are not in memory: one at a time, unless they were told before."""
+        if not self.limited:
+            self.window = 1
 
     # ---- one request ------------------------------------------------------------------------------------------------
 
@@ -169,7 +186,7 @@ class Lane(Generic[_Q]):
         """It is over. ``asked_s``: how long the endpoint asked to be left alone. ``ours_s``: of its time, our fault."""
         full = len(self._since_s) >= self.window
         started_s = self._since_s.pop(request)
-        if health == "unknown":
+        if health == "unknown" or started_s < self._began_s:
             self.breaker.told_nothing(started_s)
             return
         took_s = max(now_s - started_s - ours_s, 0.0)

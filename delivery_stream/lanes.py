@@ -166,6 +166,23 @@ class Lanes(Generic[_E]):
         most = self._max_per_endpoint if max_in_flight is None else min(max_in_flight, self._max_in_flight)
         lane.limit(rate, most, now_s)
 
+    def aim(self, lane: Lane[_E], target: str, now_s: float) -> None:
+        """The URL that it leads to now. Another one is another endpoint, and a lane like a new one."""
+        if target == lane.target:
+            return
+        known, lane.target = lane.target is not None, target
+        if known:
+            lane.begin(now_s)
+            self._look_again(lane)
+            self.loud.discard(lane)
+            if lane.state != (lane.shown or QUIET):
+                self._changed.add(lane)
+
+    @property
+    def queued(self) -> list[Lane[_E]]:
+        """Those in which something waits."""
+        return list(self._queued)
+
     def admit(self, entry: _E, lane: Lane[_E], now_s: float) -> Verdict:
         """Whether it starts, waits for its turn, or must wait elsewhere (`put_off`)."""
         if lane.has_backlog(now_s) and not entry.waits:

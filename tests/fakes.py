@@ -27,6 +27,8 @@ class Handled:
         self._handle = handle
         self._partitions = partitions
         self.subscriptions: dict[str, Subscription] = {}
+        #: What is not in memory until something is delivered to it.
+        self.found_later: dict[str, Subscription] = {}
         self.kept: list[Delivery] = []
         self.put_offs: list[tuple[Delivery, Wait]] = []
         #: On which connection a delivery is posted: one that is kept, or is cut before an answer, or none yet.
@@ -58,7 +60,8 @@ class Handled:
         return Found(found) if found else None
 
     async def deliver(self, delivery: Delivery) -> Ended:
-        return Ended(delivery, None, await self._handle(delivery) or Answered(200), started_ms=0)
+        found = self.found_later.get(delivery.subscription_id)
+        return Ended(delivery, found, await self._handle(delivery) or Answered(200), started_ms=0)
 
     def prepare(self, delivery: Delivery) -> Prepared | None:
         self.steps.append("prepare")

@@ -48,6 +48,7 @@ async def test_answers_are_heard_while_a_large_batch_is_taken() -> None:
 
 async def test_what_is_for_a_paused_subscription_is_kept_whatever_its_lane_waits_for() -> None:
     bench = Bench(max_in_flight=10)
+    bench.io.subscriptions["paused"] = subscription(id="paused")
     await bench.dispatcher.assigned({P0: START})
     await bench.dispatcher.take(P0, records(*range(6), endpoint="paused"))
     await turns()
@@ -64,6 +65,7 @@ async def test_what_is_for_a_paused_subscription_is_kept_whatever_its_lane_waits
 async def test_what_is_put_off_together_takes_room_until_it_is_confirmed_and_is_done_then() -> None:
     bench = Bench(max_in_flight=10)
     bench.io.confirms.clear()
+    bench.io.subscriptions["dead"] = subscription(id="dead")
     await bench.dispatcher.assigned({P0: START})
     await bench.dispatcher.take(P0, records(*range(44), endpoint="dead"))
     await turns()
@@ -84,6 +86,7 @@ async def test_what_is_put_off_together_takes_room_until_it_is_confirmed_and_is_
 
 async def test_an_endpoint_that_hangs_holds_up_nobody_else_and_what_waits_for_it_goes_elsewhere() -> None:
     bench = Bench(max_in_flight=10)
+    bench.io.subscriptions["dead"] = subscription(id="dead")
     await bench.dispatcher.assigned({P0: START})
     await bench.dispatcher.take(P0, records(*range(8), endpoint="dead"))
     await turns()
@@ -100,6 +103,50 @@ async def test_an_endpoint_that_hangs_holds_up_nobody_else_and_what_waits_for_it
     await bench.finish(0, 1, 2, 3)
     await bench.dispatcher.commit()
     assert bench.commits[-1][P0].next_offset == 9
+
+
+async def test_an_endpoint_whose_limits_are_not_in_memory_gets_one_and_then_no_more_than_they_say() -> None:
+    bench = Bench()
+    bench.io.posts = "unprepared"
+    bench.io.found_later["limited"] = subscription(id="limited", rate_limit=0.01)
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(6), endpoint="limited"))
+    await turns()
+    assert bench.started == [0]
+    await bench.finish(0)
+    assert bench.started == [0, 1], "a bucket starts with one token"
+    await bench.finish(1)
+    assert bench.started == [0, 1]
+
+
+async def test_a_limit_that_is_set_while_records_wait_holds_for_them() -> None:
+    bench = Bench()
+    bench.io.subscriptions["one"] = subscription(id="one")
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(8), endpoint="one"))
+    await turns()
+    bench.io.subscriptions["one"] = subscription(id="one", rate_limit=0.01)
+    ticking = asyncio.create_task(bench.dispatcher.tick_regularly(0.001))
+    await asyncio.sleep(0.01)
+    await bench.finish(0, 1, 2, 3)
+    ticking.cancel()
+    assert bench.started == [0, 1, 2, 3, 4], "a bucket starts with one token"
+
+
+async def test_another_url_is_another_endpoint() -> None:
+    bench = Bench()
+    bench.io.subscriptions["moved"] = subscription(id="moved")
+    await bench.dispatcher.assigned({P0: START})
+    lane = bench.lanes.lane("moved", bench.clock.monotonic_s())
+    await bench.dispatcher.take(P0, records(0, 1, endpoint="moved"))
+    await turns()
+    await bench.finish(0, 1)
+    assert lane.proven
+    bench.io.subscriptions["moved"] = subscription(id="moved", target_url="https://example.com/another")
+    await bench.dispatcher.take(P0, records(2, endpoint="moved"))
+    await turns()
+    assert not lane.proven, "begun anew"
+    assert bench.started == [0, 1, 2]
 
 
 async def test_no_request_starts_while_the_partitions_may_be_anothers() -> None:

@@ -18,7 +18,7 @@ class Item:
 
 
 def lane(window_max: int = 100) -> Lane[Item]:
-    return Lane("endpoint", window_max, 0.0)
+    return Lane("endpoint", window_max, -100.0)
 
 
 def one(of: Lane[Item], health: Health, now_s: float, took_s: float = 0.01, asked_s: float = 0.0) -> None:

@@ -292,3 +292,25 @@ def test_a_request_far_beyond_its_deadline_is_noticed() -> None:
     bench.send("one", 0.0)
     assert bench.lanes.overdue_s(19.0) <= 0
     assert bench.lanes.overdue_s(25.0) == 5.0
+
+
+def test_a_pause_ends_when_the_subscription_leads_elsewhere() -> None:
+    bench = Bench()
+    lane = bench.lanes.lane("moving", 0.0)
+    bench.lanes.aim(lane, "https://old.example", 0.0)
+    bench.send("moving", 0.0)
+    bench.send("moving", 0.0)
+    older = bench.under_way[-1]
+    bench.end("moving", 0.1, "throttles", count=1)
+    assert [one.state for one in bench.lanes.changes(10.0)] == [("closed", True)]
+    bench.lanes.aim(lane, "https://old.example", 10.0)
+    assert lane.slow
+
+    bench.lanes.aim(lane, "https://new.example", 10.0)
+
+    assert (lane.state, lane.proven, lane.closed_s(10.0)) == (("closed", False), False, 0.0)
+    assert not bench.lanes.loud
+    assert [one.state for one in bench.lanes.changes(20.0)] == [("closed", False)]
+    bench.lanes.ended(older, "times_out", 20.0)
+    assert (lane.proven, lane.slow, lane.failing) == (False, False, False), "it was sent to the old one"
+    assert bench.lanes.apart == 0
