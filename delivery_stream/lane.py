@@ -79,6 +79,7 @@ class Lane(Generic[_Q]):
         "apart",
         "breaker",
         "failing",
+        "in_doubt",
         "key",
         "last_trouble",
         "limited",
@@ -103,6 +104,8 @@ class Lane(Generic[_Q]):
         self.queue: deque[_Q] = deque()
         #: Of its requests, those that are older than `SLOW_S` (`Lanes` counts).
         self.overdue = 0
+        #: Of its requests, those that began after it had not answered for a while (`Lanes` counts).
+        self.in_doubt = 0
         #: Its requests are counted among those that hold at most half of all slots (`Lanes` counts).
         self.apart = True
         #: Its `state` when people were last told of it, and when that was; None: not since it is ours.

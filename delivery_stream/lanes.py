@@ -1,8 +1,9 @@
 """Pure: all lanes of one worker, and the slots they share.
 
 Slots are given in turn, one request to each lane that can use it. Requests that may take long, because their endpoint
-is slow, broken, or not known yet, hold at most half of them, so that any number of dead endpoints leaves room. Times
-are seconds of a monotonic clock, passed in.
+is slow, broken, or not known yet, hold at most half of them; with those to endpoints that worked and are silent since,
+three quarters (docs/decisions/0017). So any number of dead endpoints leaves room for those that answer. Times are
+seconds of a monotonic clock, passed in.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Lanes(Generic[_E]):
         """``patience_s``: what would wait longer for its turn waits elsewhere."""
         self._max_in_flight = max_in_flight
         self._max_apart = max(max_in_flight // 2, 1)
+        self._max_silent = max(3 * max_in_flight // 4, 1)
         self._max_per_endpoint = max_per_endpoint
         self._patience_s = patience_s
         self._lanes_max = lanes_max
@@ -108,11 +110,13 @@ class Lanes(Generic[_E]):
         self.loud: set[Lane[_E]] = set()
         self._unconfirmed = 0
         self._apart = 0
+        #: Requests to endpoints that answered once but not of late: they may be dead since.
+        self._in_doubt = 0
         #: Requests under way that are older than `SLOW_S`.
         self.overdue = 0
-        self._busy_lanes = 0
         self._ticked_s: float | None = None
         self._held_up_s = 0.0
+        self._busy_lanes = 0
         self._lag_s = 0.0
         self._cold_until_s = 0.0
         self.waiting = 0
@@ -189,7 +193,7 @@ class Lanes(Generic[_E]):
             return Verdict.WAIT
         if not lane.queue and self._may_start(lane, now_s):
             return Verdict.START
-        crowded = self._crowded(lane)
+        crowded = self._crowded(lane, now_s)
         must_wait = bool(lane.queue) or crowded or not lane.may_start(now_s)
         if must_wait and lane.wait_s(now_s) > self._patience_s and not self._is_our_fault(lane, now_s):
             return Verdict.WAIT
@@ -213,6 +217,9 @@ class Lanes(Generic[_E]):
         """Its request is under way from now on."""
         if not lane.in_flight:
             self._busy_lanes += 1
+        if not (lane.apart or lane.answering(now_s)):
+            lane.in_doubt += 1
+            self._in_doubt += 1
         lane.started(entry, now_s)
         self._apart += lane.apart
         flight = self._flights[entry] = _Flight(lane, now_s, self._held_up_s)
@@ -227,6 +234,8 @@ class Lanes(Generic[_E]):
         lane.overdue -= flight.old
         self.overdue -= flight.old
         lane.ended(entry, health, now_s, asked_s=asked_s, ours_s=self._held_up_s - flight.held_up_s)
+        self._in_doubt -= lane.in_doubt
+        lane.in_doubt = 0
         if not lane.in_flight:
             self._busy_lanes -= 1
         self._look_again(lane)
@@ -265,7 +274,7 @@ class Lanes(Generic[_E]):
                 if lane.queue:
                     self._ready[lane] = None
                 yield entry
-            elif lane.queue and self._crowded(lane):
+            elif lane.queue and self._crowded(lane, now_s):
                 self._crowd.setdefault(lane)
             elif lane.queue and lane.may_start(now_s):
                 short_of_slots.append(lane)
@@ -297,17 +306,19 @@ class Lanes(Generic[_E]):
     def _may_start(self, lane: Lane[_E], now_s: float) -> bool:
         if self.in_flight >= self._max_in_flight or not lane.may_start(now_s):
             return False
-        if self._crowded(lane):
+        if self._crowded(lane, now_s):
             return False
-        # Once half is taken, who has gone silent takes no more than a fair part of the rest: many may die at once.
         if self.in_flight < self._max_in_flight - self._max_apart or lane.answering(now_s):
             return True
-        return lane.in_flight < max(self._max_apart // max(self._busy_lanes, 1), 1)
+        # Once half is taken, who has gone silent takes no more than a fair part of the rest, and all of them together
+        # leave some of it to those that answer: many may die at once.
+        fair = max(self._max_apart // max(self._busy_lanes, 1), 1)
+        return lane.in_flight < fair and self._apart + self._in_doubt < self._max_silent
 
-    def _crowded(self, lane: Lane[_E]) -> bool:
+    def _crowded(self, lane: Lane[_E], now_s: float) -> bool:
         """Too many that may take long are under way; who fails or is slow leaves room for who is only unknown."""
         if not lane.apart:
-            return False
+            return self._apart >= self._max_silent and not lane.answering(now_s)
         known_bad = lane.failing or lane.slow
         return self._apart >= (max(self._max_apart // 2, 1) if known_bad else self._max_apart)
 
@@ -336,9 +347,10 @@ class Lanes(Generic[_E]):
     def _overflow(self, lane: Lane[_E], now_s: float) -> Iterator[PutOff[_E]]:
         """When its head has waited long enough: from the end, what the lane's pace leaves here; of a dead one, all."""
         while lane.queue and now_s - lane.queue[0].queued_s > self._patience_s:
-            if lane.may_start(now_s) and not self._crowded(lane):
+            crowded = self._crowded(lane, now_s)
+            if lane.may_start(now_s) and not crowded:
                 return
-            if lane.trusted and lane.wait_s(now_s) <= self._patience_s:
+            if lane.trusted and not crowded and lane.wait_s(now_s) <= self._patience_s:
                 return
             if self._is_our_fault(lane, now_s):
                 return
@@ -375,6 +387,8 @@ class Lanes(Generic[_E]):
         apart = not lane.trusted
         if apart != lane.apart:
             lane.apart = apart
+            self._in_doubt -= lane.in_doubt
+            lane.in_doubt = 0
             self._apart += lane.in_flight if apart else -lane.in_flight
 
     def _forget_one(self, now_s: float) -> None:

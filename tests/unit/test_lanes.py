@@ -88,6 +88,47 @@ def test_endpoints_that_die_together_take_no_more_than_a_fair_part_of_the_second
     assert bench.send("alive", 1.0) is Verdict.START
 
 
+def test_any_number_of_endpoints_that_die_together_leaves_a_quarter_of_the_slots_to_those_that_answer() -> None:
+    bench = Bench(max_in_flight=40)
+    names = [f"endpoint-{number}" for number in range(100)]
+    for name in names:
+        bench.prove(name, 0.0)
+    for at_s in (1.0, 2.5, 4.0):
+        bench.tick(at_s)
+        for name in names:
+            bench.send(name, at_s)
+        assert len(bench.under_way) == 30, "the first time young, then old"
+
+
+def test_who_answered_just_now_has_the_last_quarter_of_the_slots() -> None:
+    bench = Bench(max_in_flight=40)
+    names = [f"endpoint-{number}" for number in range(100)]
+    for name in (*names, "alive"):
+        bench.prove(name, 0.0)
+    for name in names:
+        bench.send(name, 0.99)
+    bench.send("alive", 0.99)
+    assert bench.of("alive") == 0, "silent for a second"
+    bench.end("endpoint-0", 1.0)
+    assert bench.send("endpoint-0", 1.01) is Verdict.START
+
+
+def test_what_waits_for_a_slot_that_dead_endpoints_hold_goes_elsewhere_in_time() -> None:
+    bench = Bench(max_in_flight=40)
+    names = [f"endpoint-{number}" for number in range(100)]
+    for name in (*names, "alive"):
+        bench.prove(name, 0.0)
+    bench.tick(1.0)
+    for name in names[:30]:
+        bench.send(name, 1.0)
+    assert bench.send("alive", 1.0) is Verdict.QUEUED
+    put_off = bench.tick(2.5)
+    assert [(one.entry.endpoint, one.reason) for one in put_off] == [("alive", "busy")]
+    for number in range(30):
+        bench.end(names[number], 3.0, "times_out")
+    assert bench.send("alive", 3.1) is Verdict.START
+
+
 def test_requests_that_grow_old_are_counted_apart_and_those_that_end_are_not_any_more() -> None:
     bench = Bench()
     bench.prove("one", 0.0)
@@ -138,7 +179,7 @@ def test_when_all_slots_are_taken_by_quick_endpoints_nothing_overflows() -> None
     bench = Bench(max_in_flight=4)
     for name in ("a", "b", "c", "d", "e"):
         bench.prove(name, 0.0)
-    verdicts = [bench.send(name, 0.1) for _ in range(300) for name in ("a", "b", "c", "d", "e")]
+    verdicts = [bench.send(name, 0.01) for _ in range(300) for name in ("a", "b", "c", "d", "e")]
     assert Verdict.WAIT not in verdicts
     assert verdicts[-1] is Verdict.FULL
 
