@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from delivery_stream.lane import Health
@@ -178,15 +179,20 @@ def health_of(outcome: Outcome) -> Health:
 
 
 def retry_after_s(text: str | None, now_ms: int) -> float:
-    """Seconds a ``Retry-After`` asks for (seconds or HTTP date), 0 to 24 h; 0 for garbage, absent or past."""
+    """Seconds a ``Retry-After`` asks for (seconds or HTTP date), 0 to 24 h; 0 for garbage, absent or past.
+
+    A date that names no zone is UTC, as all HTTP dates are (RFC 9110 section 5.6.7).
+    """
     if not text:
         return 0.0
     text = text.strip()
     if text.isascii() and text.isdigit():
-        # Longer than any wait we grant: not worth parsing.
-        return RETRY_AFTER_MAX_S if len(text) > 9 else min(float(text), RETRY_AFTER_MAX_S)
+        # Any number of digits is a float, be it infinite: a head full of them takes 17 us.
+        return min(float(text), RETRY_AFTER_MAX_S)
     try:
-        wait_s = parsedate_to_datetime(text).timestamp() - now_ms / 1000
+        at = parsedate_to_datetime(text)
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        wait_s = at.timestamp() - now_ms / 1000
     except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0
     return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
