@@ -11,9 +11,11 @@ from shared.errors import UnreadableRecord
 from shared.records import Delivery, Headers, Record, Source, dead_letter, delivery_from_record, raw_dead_letter
 from shared.topics import RetrySchedule, Topics
 
-#: Ours never lies further ahead of the record's append (`Retry-After` is cut to this): one that does is foreign, and
+#: The clock of the worker that wrote a ``not-before`` may be so far ahead of the broker's, which tells of the append.
+CLOCK_SKEW_MS = 5 * 60 * 1000
+#: Ours never lies further ahead of the record's append (`Retry-After` is cut to 24 h): one that does is foreign, and
 #: following it could keep a record circling for ever.
-NOT_BEFORE_MAX_MS = 24 * 3600 * 1000
+NOT_BEFORE_MAX_MS = 24 * 3600 * 1000 + CLOCK_SKEW_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from retry_scheduler.next_hop import NOT_BEFORE_MAX_MS, Hops, Tiered
+import pytest
+
+from retry_scheduler.next_hop import CLOCK_SKEW_MS, NOT_BEFORE_MAX_MS, Hops, Tiered
 from shared.records import Delivery, Record, Source, delivery_from_record
 from shared.topics import RetrySchedule, Topics
 
@@ -59,6 +61,25 @@ def test_beyond_every_tier_the_longest_is_taken() -> None:
 def test_with_no_retries_left_in_the_settings_there_are_still_tiers_to_wait_in() -> None:
     record = hops(delays_s=()).after(tiered(DELIVERY.again(not_before_ms=NOW_MS + 1)), NOW_MS)
     assert record.topic == "w.retry-1s"
+
+
+def test_a_wait_of_a_day_by_a_clock_that_is_ahead_of_the_broker_s_is_waited_for_to_its_end_and_no_longer() -> None:
+    day_ms, ahead_ms = 24 * 3600 * 1000, 7
+    asked = DELIVERY.again(not_before_ms=APPENDED_MS + ahead_ms + day_ms)
+    now_ms, record = NOW_MS, hops().after(tiered(asked), NOW_MS)
+    while record.topic != TOPICS.deliveries:
+        waiting, appended_ms = as_delivery(record), now_ms
+        now_ms = waiting.due_ms or 0
+        assert waiting.not_before_ms == asked.not_before_ms
+        assert now_ms > appended_ms
+        record = hops().after(replace(tiered(waiting, record.topic), appended_ms=appended_ms), now_ms)
+    assert 0 <= now_ms - APPENDED_MS - ahead_ms - day_ms < 1000
+
+
+@pytest.mark.parametrize(("ahead_ms", "topic"), [(CLOCK_SKEW_MS, "w.retry-160s"), (CLOCK_SKEW_MS + 1, "w.deliveries")])
+def test_a_clock_may_be_ahead_by_minutes_and_no_more(ahead_ms: int, topic: str) -> None:
+    asked = DELIVERY.again(not_before_ms=APPENDED_MS + ahead_ms + 24 * 3600 * 1000)
+    assert hops().after(tiered(asked), NOW_MS).topic == topic
 
 
 def test_a_not_before_that_nobody_of_us_wrote_keeps_no_record_circling() -> None:
