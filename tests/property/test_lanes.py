@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from delivery_stream.lane import Health, Lane
@@ -69,15 +70,29 @@ def test_every_record_starts_waits_or_is_put_off_exactly_once_and_the_bounds_hol
         assert all(lane.in_flight <= 6 for lane in lanes)
 
 
-@given(st.floats(0.01, 1000), st.lists(st.floats(0, 5), min_size=1, max_size=200))
-def test_a_receiver_sees_no_more_than_rate_times_time_and_one_burst(rate: float, pauses_s: list[float]) -> None:
-    bucket, now_s, taken = TokenBucket(rate, 0.0), 0.0, 0
-    for pause_s in pauses_s:
-        now_s += pause_s
-        while bucket.wait_s(now_s) <= 0 and taken < 5000:
+#: (seconds until then, how many want to go)
+DEMANDS = st.lists(st.tuples(st.floats(0, 5), st.integers(0, 2000)), min_size=1, max_size=100)
+
+
+@given(st.floats(0.01, 1000), DEMANDS)
+@example(100.0, [(5.0, 2000), (0.0, 2000)])
+@example(0.6, [(5.0, 2000), (5.0, 2000)])
+def test_a_receiver_sees_no_more_than_rate_times_time_and_one_burst_in_any_window(
+    rate: float, demands: list[tuple[float, int]]
+) -> None:
+    bucket, now_s, times_s = TokenBucket(rate, 0.0), 0.0, list[float]()
+    for later_s, wanted in demands:
+        now_s += later_s
+        for _ in range(wanted):
+            if bucket.wait_s(now_s) > 0 or len(times_s) == 5000:
+                break
             bucket.take(now_s)
-            taken += 1
-        assert taken <= rate * now_s + max(rate, 1.0) + 1e-6
+            times_s.append(now_s)
+    assert sum(time_s == 0 for time_s in times_s) <= 1, "whoever had the endpoint before may have spent the burst"
+    # Of the windows that end with a request, the worst begins with the one most ahead of the rate's pace before it.
+    ahead = [number - rate * time_s for number, time_s in enumerate(times_s)]
+    for last, worst in zip(ahead, accumulate(ahead, min), strict=True):
+        assert last + 1 - worst <= max(rate, 1.0) + 1e-6
 
 
 @given(st.floats(0.1, 100), st.integers(1, 200))

@@ -49,6 +49,15 @@ async def test_an_answer_is_heard_once_and_the_connection_serves_again() -> None
     assert (transport.written, transport.cut) == ([b"POST", b"POST"], False)
 
 
+async def test_of_two_retry_after_lines_the_first_counts_and_none_is_kept_for_the_next_answer() -> None:
+    connection, _transport, _ = connected()
+    heard: list[Reply | Broken] = []
+    for lines in (b"Retry-After: 7\r\nretry-after: 90\r\n", b""):
+        connection.send(b"POST", 5.0, heard.append)
+        connection.data_received(b"HTTP/1.1 503 Busy\r\n" + lines + b"Content-Length: 0\r\n\r\n")
+    assert [cast(Reply, one).retry_after for one in heard] == ["7", None]
+
+
 async def test_a_goodbye_while_nobody_asks_ends_it() -> None:
     connection, _transport, _ = connected()
     heard: list[Reply | Broken] = []

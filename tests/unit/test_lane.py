@@ -73,6 +73,16 @@ def test_a_time_out_halves_the_window_and_a_quick_answer_ends_slow_mode() -> Non
     assert slow.trusted
 
 
+def test_429_halves_the_window_once_a_round_trip_and_is_slow_mode() -> None:
+    busy = lane()
+    together = fill(busy, 10.0)
+    for request in together:
+        busy.ended(request, "throttles", 10.1)
+    assert (busy.window, busy.slow, busy.trusted) == (FIRST_WINDOW // 2, True, False)
+    one(busy, "throttles", 20.0)
+    assert busy.window == FIRST_WINDOW // 4
+
+
 def test_one_slow_answer_is_a_hiccup_and_a_second_one_is_slow_mode() -> None:
     sluggish = lane()
     for request in fill(sluggish, 0.0):
@@ -104,6 +114,25 @@ def test_429_without_a_time_pauses_a_second_and_then_longer() -> None:
     assert busy.may_start(1.0)
     one(busy, "throttles", 1.0)
     assert busy.closed_s(1.0) == 2.0
+
+
+def test_a_pause_without_a_time_doubles_up_to_a_minute_and_begins_anew_after_an_answer() -> None:
+    busy, now_s, pauses_s = lane(), 0.0, list[float]()
+    for _ in range(9):
+        one(busy, "throttles", now_s)
+        pauses_s.append(busy.closed_s(now_s))
+        now_s += 1000.0
+    assert pauses_s == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    one(busy, "works", now_s)
+    one(busy, "throttles", now_s)
+    assert busy.closed_s(now_s) == 1
+
+
+def test_a_shorter_retry_after_does_not_shorten_a_pause() -> None:
+    busy = lane()
+    one(busy, "throttles", 0.0, asked_s=30.0)
+    one(busy, "throttles", 0.1, asked_s=3.0)
+    assert busy.closed_s(0.1) == 29.9
 
 
 def test_retry_after_is_obeyed_by_the_whole_lane() -> None:
@@ -138,13 +167,13 @@ def test_requests_of_before_it_broke_are_not_taken_for_its_probe() -> None:
     assert not broken.may_start(FIRST_OPEN_S + 100)
 
 
-def test_a_probe_that_told_nothing_is_followed_by_another() -> None:
+def test_a_probe_that_told_nothing_leaves_the_place_to_another() -> None:
     broken = lane()
     for _ in range(FAILURES_IN_A_ROW):
         one(broken, "fails", 0.0)
     [probe] = fill(broken, FIRST_OPEN_S)
-    broken.ended(probe, "unknown", FIRST_OPEN_S + 0.1)
-    assert len(fill(broken, FIRST_OPEN_S + 0.1)) == 1
+    broken.ended(probe, "unknown", FIRST_OPEN_S + 1.0)
+    assert len(fill(broken, FIRST_OPEN_S + 1.0)) == 1
 
 
 def test_an_outcome_of_our_own_making_changes_nothing() -> None:
