@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from delivery_stream.lane import QUEUE_MAX, Health
-from delivery_stream.lanes import TICK_S, Lanes, PutOff, Verdict
+import pytest
+
+from delivery_stream.lane import FIRST_WINDOW, QUEUE_MAX, Health
+from delivery_stream.lanes import TICK_S, WAITING_MAX, Lanes, PutOff, Verdict
 
 
 @dataclass(eq=False)
@@ -35,8 +38,8 @@ class Bench:
             put_off += self.lanes.tick(self.now_s)
         return put_off
 
-    def send(self, endpoint: str, now_s: float) -> Verdict:
-        entry, lane = Entry(endpoint), self.lanes.lane(endpoint, now_s)
+    def send(self, endpoint: str, now_s: float, waits: int = 0) -> Verdict:
+        entry, lane = Entry(endpoint, waits=waits), self.lanes.lane(endpoint, now_s)
         verdict = self.lanes.admit(entry, lane, now_s)
         if verdict is Verdict.START:
             self.lanes.start(entry, lane, now_s)
@@ -148,6 +151,44 @@ def test_who_is_slow_leaves_room_for_who_is_only_unknown() -> None:
         bench.end("slow", at_s + 1.9)
     assert bench.of("slow") == bench.lanes.apart == 10, "a quarter of all slots"
     assert bench.send("unknown", 10.0) is Verdict.START
+
+
+def _fail_once_and_hang(bench: Bench, names: list[str]) -> None:
+    """Who only fails, and quickly, holds no slot for long and is not counted."""
+    for name in names:
+        bench.send(name, 0.0)
+        bench.end(name, 0.1, "fails")
+        bench.send(name, 0.1)
+    bench.tick(2.0)
+
+
+def _answer_late_twice(bench: Bench, names: list[str]) -> None:
+    for at_s in (0.0, 5.0):
+        for name in names:
+            bench.send(name, at_s)
+        for name in names:
+            bench.end(name, at_s + 2.0)
+
+
+@pytest.mark.parametrize("make_bad", [_fail_once_and_hang, _answer_late_twice])
+def test_those_known_to_be_bad_hold_a_quarter_together_and_those_unknown_the_rest_of_the_half(
+    make_bad: Callable[[Bench, list[str]], None],
+) -> None:
+    bench, names = Bench(max_in_flight=40), [f"bad-{number}" for number in range(8)]
+    make_bad(bench, names)
+    for _ in range(FIRST_WINDOW):
+        for name in names:
+            bench.send(name, 10.0)
+    assert len(bench.under_way) == bench.lanes.apart == 10
+    for number in range(40):
+        bench.send(f"unknown-{number}", 10.0)
+    assert len(bench.under_way) == bench.lanes.apart == 20
+
+
+def test_of_very_few_slots_one_is_left_for_who_is_known_to_be_bad() -> None:
+    bench = Bench(max_in_flight=2)
+    _answer_late_twice(bench, ["bad"])
+    assert bench.send("bad", 10.0) is Verdict.START
 
 
 def test_slots_are_given_in_turn_and_a_long_queue_has_no_advantage() -> None:
@@ -268,6 +309,40 @@ def test_a_lane_whose_time_has_come_starts_with_the_next_tick() -> None:
     assert list(bench.lanes.startable(0.4)) == []
     assert bench.tick(0.6) == []
     assert len(list(bench.lanes.startable(0.6))) == 1
+
+
+def test_who_comes_to_a_rate_whose_next_turns_are_promised_is_put_off_and_who_comes_back_for_its_own_is_not() -> None:
+    bench = Bench()
+    lane = bench.lanes.lane("limited", 0.0)
+    lane.limit(10.0, 20, 0.0)
+    assert bench.send("limited", 0.0) is Verdict.START
+    for _ in range(30):
+        bench.lanes.put_off(Entry("limited"), lane, 0.0)
+    assert lane.may_start(0.5), "a second's worth may go at once"
+    assert bench.send("limited", 0.5) is Verdict.WAIT
+    assert bench.send("limited", 0.5, waits=1) is Verdict.START
+    assert bench.send("limited", 10.0) is Verdict.START
+
+
+@pytest.mark.parametrize(("own", "within_all"), [(None, 5), (3, 3), (8, 8), (50, 20)])
+def test_a_subscription_s_own_bound_may_be_above_an_endpoint_s_usual_one_and_never_above_all_slots(
+    own: int | None, within_all: int
+) -> None:
+    bench = Bench(max_in_flight=20, max_per_endpoint=5)
+    lane = bench.lanes.lane("one", 0.0)
+    bench.lanes.limit(lane, None, own, 0.0)
+    assert lane.window_max == within_all
+
+
+def test_what_waits_in_all_lanes_together_is_bounded() -> None:
+    bench = Bench(max_in_flight=1000)
+    names = [f"quick-{number}" for number in range(WAITING_MAX // QUEUE_MAX + 4)]
+    for name in names:
+        bench.prove(name, 0.0)
+    verdicts = [bench.send(name, 0.01) for _ in range(QUEUE_MAX) for name in names]
+    assert bench.lanes.waiting == verdicts.count(Verdict.QUEUED) == WAITING_MAX
+    assert verdicts[-1] is Verdict.FULL
+    assert Verdict.WAIT not in verdicts
 
 
 def test_memory_is_bounded_by_bytes_too() -> None:
