@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
+import pytest
 
 from delivery_stream.conclusion import WAITS_MAX, Waiting, conclude, put_off, schedule_for
 from delivery_stream.decision import (
@@ -152,6 +153,43 @@ async def test_what_is_put_off_goes_together_and_what_may_not_wait_any_more_ends
     assert [log.topics_of(one) for one in ids] == [[told, tier], [tier], [told, dead], [told, dead]]
     assert log.publishes == 3, "one for all that wait, one for each that ends"
     assert all(headers_of(record)["waits"] in ("1", "5") for record in log.records if record.topic == tier)
+
+
+@pytest.mark.parametrize(
+    ("wait", "tier", "due_s", "not_before_s"),
+    [
+        (Wait(4.0, "rate_limited"), "webhooks.retry-4s", 4, None),
+        (Wait(4.001, "rate_limited"), "webhooks.retry-4s", 4, 4.001),
+        (Wait(0.25, "rate_limited"), "webhooks.retry-1s", 1, None),
+        (Wait(2.5, "breaker_open"), "webhooks.retry-1s", 1, 2.5),
+        (Wait(3600.0, "throttled"), "webhooks.retry-10s", 10, 3600),
+        (Wait(4.0, "stores_unreachable"), "webhooks.retry-4s", 4, None),
+        # An endpoint's pace is a guess: one tier, and no second hop for the rest of it.
+        (Wait(2.5, "busy"), "webhooks.retry-4s", 4, None),
+        (Wait(9.0, "busy"), "webhooks.retry-10s", 10, None),
+        (Wait(3600.0, "busy"), "webhooks.retry-10s", 10, None),
+    ],
+)
+async def test_a_put_off_delivery_asks_for_the_same_attempt_and_only_what_is_longer_than_its_tier_travels_along(
+    wait: Wait, tier: str, due_s: int, not_before_s: float | None
+) -> None:
+    log = Log()
+    before = delivery(attempt=3, run=2, waits=5, hops=1, due_ms=NOW_MS - 20, not_before_ms=NOW_MS - 10)
+    await put_off([Waiting(before, subscription(), wait)], NOW_MS, deliver_io(log.publish))
+    [record] = log.records
+    assert (record.topic, record.key) == (tier, before.subscription_id.encode())
+    not_before_ms = None if not_before_s is None else NOW_MS + int(not_before_s * 1000)
+    again = delivery_from_record(Source("webhooks.deliveries", 3, 77), record.value, record.headers, 0)
+    assert again == before.again(waits=6, due_ms=NOW_MS + 1000 * due_s, not_before_ms=not_before_ms)
+
+
+async def test_the_attempt_log_says_of_a_put_off_delivery_what_it_waits_for_and_until_when() -> None:
+    log = Log()
+    one = Waiting(delivery(attempt=3, waits=1), subscription(), Wait(3600.0, "throttled"))
+    await put_off([one], NOW_MS, deliver_io(log.publish))
+    told = orjson.loads(log.records[0].value or b"")
+    assert (told["kind"], told["reason"], told["attempt"], told["waits"]) == ("waiting", "throttled", 3, 2)
+    assert told["next_attempt_at"] == "2023-11-14T23:13:20.123Z"
 
 
 async def test_what_ended_together_is_put_on_record_together_each_for_itself() -> None:
