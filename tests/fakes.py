@@ -43,7 +43,7 @@ class Handled:
         self.counted = self.published = 0
         #: How many at a time.
         self.concluded: list[int] = []
-        #: Whether Kafka confirms what is put off or published.
+        #: Whether Kafka confirms what is kept, put off or published.
         self.confirms = asyncio.Event()
         self.confirms.set()
         self.rehomed: list[Astray] = []
@@ -114,6 +114,7 @@ class Handled:
 
     async def keep(self, delivery: Delivery, subscription: Subscription | None) -> bool:
         self.kept.append(delivery)
+        await self.confirms.wait()
         return True
 
     async def put_off(self, waiting: Sequence[tuple[Delivery, Wait]]) -> None:

@@ -8,8 +8,10 @@ from typing import Literal
 import pytest
 
 from delivery_stream.beside import BESIDE_AT_ONCE
+from delivery_stream.dispatcher import _UNCONFIRMED_MAX as UNCONFIRMED_MAX
 from delivery_stream.offsets import Commit
 from shared.completed_offsets import decode_completed
+from shared.topics import home_partition
 from tests.eventually import eventually
 from tests.fakes import Handled
 from tests.unit.dispatcher_bench import B0, P0, P1, START, Bench, records, turns
@@ -82,6 +84,51 @@ async def test_what_is_put_off_together_takes_room_until_it_is_confirmed_and_is_
     await bench.dispatcher.commit()
     assert decode_completed(bench.commits[-1][P0]) == set(range(4, 44))
     await bench.finish(0, 1, 2, 3)
+
+
+async def test_what_kafka_has_still_to_confirm_is_bounded_and_more_is_taken_once_it_has() -> None:
+    bench = Bench(max_in_flight=10)
+    bench.io.confirms.clear()
+    bench.io.sends = "waiting"
+    bench.io.subscriptions["paused"] = subscription(id="paused", status="paused")
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(5)))
+    await bench.finish(0, 1)
+    room = 10 + UNCONFIRMED_MAX - 5  # three requests are under way, and two records for the attempt log
+    taking = asyncio.create_task(bench.dispatcher.take(P0, records(*range(5, room + 100), endpoint="paused")))
+    await eventually(lambda: len(bench.io.kept) >= room)
+    await turns()
+    assert (len(bench.io.kept), taking.done()) == (room, False)
+    ticking = asyncio.create_task(bench.dispatcher.tick_regularly(0.001))
+    bench.io.confirms.set()
+    await taking
+    await turns()
+    ticking.cancel()
+    assert len(bench.io.kept) == room + 95
+    await bench.finish(2, 3, 4)
+
+
+async def test_what_is_put_off_takes_of_that_room_too() -> None:
+    bench = Bench(max_in_flight=10)
+    bench.io.confirms.clear()
+    await bench.dispatcher.assigned({P0: START})
+    now_s = bench.clock.monotonic_s()
+    asked, request = bench.lanes.lane("asked", now_s), object()
+    asked.started(request, now_s)
+    asked.ended(request, "throttles", now_s, asked_s=60.0)
+    taking = asyncio.create_task(
+        bench.dispatcher.take(P0, records(*range(10 + UNCONFIRMED_MAX + 100), endpoint="asked"))
+    )
+    # Its tasks take of the room as well, each for many of them.
+    await eventually(lambda: len(bench.io.put_offs) >= UNCONFIRMED_MAX - 100)
+    await turns()
+    assert len(bench.dispatcher._put_offs) <= 10 + UNCONFIRMED_MAX
+    assert not taking.done()
+    ticking = asyncio.create_task(bench.dispatcher.tick_regularly(0.001))
+    bench.io.confirms.set()
+    await taking
+    await eventually(lambda: len(bench.io.put_offs) == 10 + UNCONFIRMED_MAX + 100)
+    ticking.cancel()
 
 
 async def test_an_endpoint_that_hangs_holds_up_nobody_else_and_what_waits_for_it_goes_elsewhere() -> None:
@@ -162,6 +209,43 @@ async def test_no_request_starts_while_the_partitions_may_be_anothers() -> None:
     await bench.finish(0)
     ticking.cancel()
     assert bench.started == [0]
+
+
+async def test_nor_does_what_waits_in_its_lane() -> None:
+    bench = Bench()
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(6)))
+    await turns()
+    bench.ours = False
+    await bench.finish(0)
+    assert bench.started == [0, 1, 2, 3, 4]
+    bench.ours = True
+    await bench.finish(1)
+    assert bench.started == [0, 1, 2, 3, 4, 5]
+    await bench.finish(2, 3, 4, 5)
+
+
+async def test_after_a_hand_over_only_the_lanes_of_our_partitions_go_on() -> None:
+    bench = Bench()
+    bench.dispatcher._io = Handled(bench._handle, partitions=2)
+    names = {f"endpoint-{number}" for number in range(20)}
+    for name in names:
+        bench.lanes.lane(name, 0.0)
+    await bench.dispatcher.assigned({P1: START, B0: START})
+    assert {lane.key for lane in bench.lanes} == {name for name in names if home_partition(name, 2) == 1}
+
+
+async def test_after_a_hand_over_a_backlog_for_who_had_no_time_to_answer_is_back_pressure() -> None:
+    bench = Bench(max_in_flight=10)
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(*range(5)))
+    taking = asyncio.create_task(bench.dispatcher.take(P0, records(*range(5, 45), endpoint="new")))
+    await turns()
+    assert (bench.lanes.waiting, len(bench.dispatcher._put_offs), taking.done()) == (32, 0, False)
+    await bench.finish(*range(45))
+    await taking
+    await turns()
+    assert sorted(bench.started) == list(range(45))
 
 
 async def test_a_record_done_before_is_not_done_again() -> None:
