@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
 
-from delivery_stream.app import Stream
 from delivery_stream.decision import Answered
 from delivery_stream.sender import Post, Sender
+from delivery_stream.watchdog import STANDSTILL_S
 from shared.clock import SystemClock
-from shared.kafka import Producer
-from shared.records import Record
+from shared.records import Event
 from shared.settings import Settings
-from shared.subscriptions import Absent, Found, Interest, Subscription, Unreachable
-from tests.unit.examples import delivery, subscription
+from tests.eventually import eventually
+from tests.stream_alone import OneSubscription, alone
+from tests.unit.examples import subscription
 
-
-class OneSubscription:
-    """It is known, and nobody asks a store."""
-
-    postgres_trouble = ""
-
-    def __init__(self, known: Subscription) -> None:
-        self._found = Found(known)
-
-    def peek(self, _subscription_id: str) -> Found | Absent | None:
-        return self._found
-
-    async def get(self, _subscription_id: str) -> Found | Absent | Unreachable:
-        return self._found
-
-    async def of_tenant(self, _tenant: str) -> Sequence[Interest]:
-        return ()
+#: More than one fetch gives, all of one partition.
+EVENTS = 2500
 
 
 class DeafSender(Sender):
@@ -49,32 +32,29 @@ class DeafSender(Sender):
 
 async def test_a_request_that_does_not_end_fails_liveness_with_the_reason(topics_ready: Settings) -> None:
     settings = topics_ready.model_copy(update={"webhook_delivery_timeout_seconds": 0.2})
-    producer, sender = Producer(settings), DeafSender()
-    await producer.start()
-    stream = Stream(
-        settings,
-        producer=producer,
-        subscriptions=OneSubscription(subscription()),
-        sender=sender,
-        clock=SystemClock(),
-    )
-    assert stream.stuck() == {}
-    await stream.start()
-    try:
-        event = delivery(accepted_ms=SystemClock().now_ms())
-        record = event.to_record(settings.topics.deliveries)
-        await producer.send(Record(record.topic, record.key, record.value, record.headers), 10)
-        deadline = time.monotonic() + 30
-        while not (found := stream.stuck()):
-            assert time.monotonic() < deadline, "nothing is stuck"
-            await asyncio.sleep(0.05)
+    sender = DeafSender()
+    async with alone(settings, OneSubscription(subscription()), sender) as worker:
+        await worker.send_one()
+        found = await eventually(worker.stream.stuck, within_s=30)
         assert list(found) == ["request"]
         assert "beyond twice its deadline" in found["request"]
         sender.let_go.set()
-        while stream.stuck():
-            assert time.monotonic() < deadline, "still stuck"
-            await asyncio.sleep(0.05)
-    finally:
-        await stream.stop()
-        await sender.close()
-        await producer.stop()
+        await eventually(lambda: not worker.stream.stuck(), within_s=30)
+
+
+async def test_records_of_which_none_is_finished_fail_liveness_fetched_or_not(topics_ready: Settings) -> None:
+    subscriptions = OneSubscription(subscription())
+    subscriptions.tells.clear()
+    events = [Event("event", b"{}", SystemClock().now_ms())] * EVENTS
+    async with alone(topics_ready, subscriptions, Sender(), waiting=events) as worker:
+        stream = worker.stream
+        await eventually(lambda: stream.app.lag and stream.dispatcher.unfinished, within_s=30)
+        assert "progress" not in stream.stuck(), "there was no time to do it"
+        worker.clock.ahead_s = STANDSTILL_S + 10
+        records = stream.app.lag + stream.dispatcher.unfinished
+        assert stream.stuck()["progress"].endswith(f", and {records} records wait")
+
+        subscriptions.tells.set()
+        await eventually(lambda: not stream.app.lag + stream.dispatcher.unfinished, within_s=30)
+        worker.clock.ahead_s += STANDSTILL_S + 10
+        assert "progress" not in stream.stuck(), "there is nothing to do"
