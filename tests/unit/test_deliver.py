@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from delivery_stream.decision import (
 from delivery_stream.deliver import DeliverIO, Ended, Prepared, deliver, post_anew, post_soon, prepare
 from delivery_stream.sender import Heard, Post, Sender
 from shared.records import Delivery
-from shared.subscriptions import Absent, Found, Unreachable
+from shared.subscriptions import Absent, Found, Subscription, Unreachable
 from tests.unit.examples import NOW_MS, deliver_io, delivery, subscription
 
 SECRET = "a secret that is long enough"
@@ -49,6 +50,7 @@ class Scripted(Sender):
     def __init__(self, comes: Answered | NoAnswer | Exception | None) -> None:
         super().__init__(excepted_urls=["http://127.0.0.1:9/fine"])
         self._comes = comes
+        self.posted: list[tuple[str, dict[str, str], bytes, float]] = []
 
     def post_soon(self, post: Post, told: Callable[[Heard], None]) -> bool:
         told(self._comes)
@@ -59,12 +61,29 @@ class Scripted(Sender):
             return self._comes
         raise self._comes or KeyError()
 
+    async def post(
+        self, url: str, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float
+    ) -> Answered | NoAnswer | Refused:
+        self.posted.append((url, dict(headers), body, timeout_s))
+        return await super().post(url, headers, body, timeout_s)
+
 
 def io_of(found: Found | Absent | None, comes: Answered | NoAnswer | Exception | None = None) -> DeliverIO:
     async def publish(_records: object) -> None:
         raise AssertionError("nothing is to be published")
 
     return deliver_io(publish, subscriptions=Known(found), sender=Scripted(comes))
+
+
+class Stored(Known):
+    """What is in a store, and not in memory."""
+
+    def peek(self, _subscription_id: str) -> None:
+        return None
+
+
+def io_of_stored(one: Subscription, sender: Sender) -> DeliverIO:
+    return replace(io_of(None), subscriptions=Stored(Found(one)), sender=sender)
 
 
 def prepared(io: DeliverIO) -> Prepared:
@@ -113,6 +132,44 @@ async def test_what_has_no_request_is_not_prepared_and_delivering_it_tells_why(
 def test_a_pause_does_not_count_for_the_age(paused_hours: float, is_old: bool) -> None:
     one = delivery(accepted_ms=NOW_MS - 2 * 3_600_000, paused_ms=int(paused_hours * 3_600_000))
     assert (prepare(one, io_of(Found(subscription()))) is None) == is_old
+
+
+@pytest.mark.parametrize(
+    ("comes", "outcome"),
+    [
+        (Answered(200), Answered(200)),
+        (Answered(500, body=b"you said " + SECRET.encode()), Answered(500, body=b"you said ***")),
+        (NoAnswer("timeout"), NoAnswer("timeout")),
+        (NoAnswer("bad_response", f"not HTTP: {SECRET}"), NoAnswer("bad_response", "not HTTP: ***")),
+    ],
+    ids=["answered", "answered with a secret", "timed out", "no HTTP, with a secret"],
+)
+async def test_what_is_not_in_memory_is_delivered_in_one_go_and_told_without_our_secrets(
+    comes: Answered | NoAnswer, outcome: Outcome
+) -> None:
+    one = subscription(headers=(("X-Key", SECRET),), timeout_seconds=3.0)
+    sender = Scripted(comes)
+    io = io_of_stored(one, sender)
+    assert prepare(delivery(), io) is None
+    assert await deliver(delivery(), io) == Ended(delivery(), one, outcome, NOW_MS)
+    [(url, headers, body, timeout_s)] = sender.posted
+    assert (url, body, timeout_s) == (one.target_url, delivery().payload, 3.0)
+    assert headers["X-Key"] == SECRET
+    assert headers["webhook-signature"].startswith("v1,")
+
+
+async def test_what_is_delivered_in_one_go_has_the_deadline_of_everybody_unless_its_own() -> None:
+    sender = Scripted(Answered(200))
+    await deliver(delivery(), io_of_stored(subscription(), sender))
+    assert [timeout_s for *_, timeout_s in sender.posted] == [10]
+
+
+async def test_our_own_fault_in_one_go_is_an_outcome_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    one = subscription()
+    with caplog.at_level(logging.ERROR):
+        ended = await deliver(delivery(), io_of_stored(one, Scripted(KeyError("a bug"))))
+    assert ended == Ended(delivery(), one, InternalError("KeyError"), NOW_MS)
+    assert [record.message for record in caplog.records] == ["internal error"]
 
 
 def test_what_a_receiver_says_is_heard_without_our_secrets() -> None:
