@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from shared.kafka import ensure_topics
 from shared.records import Source, delivery_from_record
 from shared.settings import Settings
 from tests.conftest import FreshSettings
 from tests.eventually import eventually
+from tests.faults.form import LONG
 from tests.receiver import Receiver
 from tests.system import SCHEDULER, System, read_topic
 
-EVENTS = 400
+EVENTS = 400 if LONG else 240
 RATE = 50
 
 
-@pytest.mark.long_form
 async def test_a_scheduler_killed_in_a_resume_goes_on_from_its_cursor_and_the_stream_drops_what_comes_twice(
     fresh_settings: FreshSettings, tmp_path: Path
 ) -> None:
