@@ -101,7 +101,7 @@ class Dispatcher:
         self._under_way = UnderWay(clock, crash)
         self._beside = Beside(beside, self._under_way)
         self._confirmations = Confirmations(io, self._under_way, self._let_go)
-        self._requests = Requests(io, self._under_way, self._repeats, self._over, self._failed)
+        self._requests = Requests(io, self._under_way, self._repeats, self._over, self._failed, may_start)
         self._put_offs = PutOffs(io, self._under_way)
         self._aside_slots = asyncio.Semaphore(_UNCONFIRMED_MAX)
         self._commit = commit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -11,6 +12,9 @@ from delivery_stream.deliver import Ended, Prepared
 from delivery_stream.repeats import Repeats
 from delivery_stream.under_way import Entry, UnderWay
 from shared.records import Delivery
+
+#: How often to ask whether a request may start again.
+_POLL_S = 0.05
 
 
 class Posts(Protocol):
@@ -32,15 +36,18 @@ class Requests:
         repeats: Repeats,
         over: Callable[[Entry, Ended], None],
         failed: Callable[[Entry], None],
+        may_start: Callable[[], bool],
     ) -> None:
         """``over`` hears what came of each, and must `end` it in ``repeats``; ``failed`` of each that came to nothing:
-        a copy of it has finished, or the process ends.
+        a copy of it has finished, its partition goes to another owner, or the process ends. ``may_start``: `add` is for
+        who has asked it already.
         """
         self._io = io
         self._under_way = under_way
         self._repeats = repeats
         self._over = over
         self._failed = failed
+        self._may_start = may_start
         self._new = Cohort(self._send)
         self._out = 0
 
@@ -74,25 +81,25 @@ class Requests:
 
     def _post(self, entry: Entry, prepared: Prepared | None) -> None:
         if prepared is None:
-            self._in_a_task(entry, self._io.deliver(entry.delivery))
+            self._in_a_task(entry, partial(self._io.deliver, entry.delivery))
         elif not self._io.post_soon(prepared, partial(self._told, entry, prepared)):
-            self._in_a_task(entry, self._io.post_anew(prepared))
+            self._in_a_task(entry, partial(self._io.post_anew, prepared))
 
     def _told(self, entry: Entry, prepared: Prepared, ended: Ended | None) -> None:
         if self._under_way.left:
             return
         try:
             if ended is None:
-                self._in_a_task(entry, self._io.post_anew(prepared))
+                self._in_a_task(entry, partial(self._io.post_anew, prepared))
             else:
                 self._count(entry, -1)
                 self._over(entry, ended)
         except Exception as error:  # noqa: BLE001 - the transport would only log it
             self._under_way.fail(error)
 
-    def _in_a_task(self, entry: Entry, delivering: Awaitable[Ended]) -> None:
+    def _in_a_task(self, entry: Entry, deliver: Callable[[], Awaitable[Ended]]) -> None:
         self._count(entry, -1)
-        self._under_way.start(self._one(entry, delivering), entry.held)
+        self._under_way.start(self._one(entry, deliver), entry.held)
 
     def _count(self, entry: Entry, more: int) -> None:
         entry.held.out += more
@@ -114,18 +121,28 @@ class Requests:
             if not begun:
                 self._failed(entry)
         if begun:
-            await self._one(entry, self._io.deliver(entry.delivery))
+            await self._one(entry, partial(self._io.deliver, entry.delivery))
         else:
             self._under_way.done(entry)
 
-    async def _one(self, entry: Entry, delivering: Awaitable[Ended]) -> None:
+    async def _one(self, entry: Entry, deliver: Callable[[], Awaitable[Ended]]) -> None:
         ended = None
         try:
-            ended = await delivering
+            if await self._is_ours(entry):
+                ended = await deliver()
         finally:
             if ended is None:
                 self._nothing_came(entry)
-        self._over(entry, ended)
+        if ended is not None:
+            self._over(entry, ended)
+
+    async def _is_ours(self, entry: Entry) -> bool:
+        """Once that is beyond doubt: who was frozen for long and finds its connections cut has to ask first."""
+        while not self._may_start():
+            if entry.held.closing:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
 
     def _nothing_came(self, entry: Entry) -> None:
         self._repeats.end(entry.attempt_key, finished=False)

@@ -16,6 +16,7 @@ from delivery_stream.under_way import Entry, Held, UnderWay
 from shared.clock import SystemClock
 from shared.completed_offsets import decode_completed
 from shared.records import Delivery
+from tests.eventually import eventually
 from tests.fakes import Handled
 from tests.unit.dispatcher_bench import P0, START, Bench, records, turns
 from tests.unit.examples import delivery
@@ -39,7 +40,7 @@ async def test_answers_are_heard_between_the_requests_of_many() -> None:
 
     io, held, over, failed = Handled(answers), Held(Tracker(START)), list[Entry](), list[object]()
     under_way = UnderWay(SystemClock(), failed.append)
-    requests = Requests(io, under_way, Repeats(), lambda entry, _ended: over.append(entry), failed.append)
+    requests = Requests(io, under_way, Repeats(), lambda entry, _ended: over.append(entry), failed.append, lambda: True)
     for number in range(200):
         requests.add(Entry.of(delivery(webhook_id=str(number)), number, held))
     assert (requests.out, held.out) == (200, 200)
@@ -119,6 +120,31 @@ async def test_a_request_that_never_ends_holds_up_a_stop_for_a_bounded_time_and_
     assert decode_completed(bench.commits[-1][P0]) == {1}
     assert bench.commits[-1][P0].next_offset == 0
     await bench.finish(0)
+
+
+async def test_no_request_is_made_again_while_the_partitions_may_be_anothers() -> None:
+    bench = Bench()
+    bench.io.posts = "cut"
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0))
+    bench.ours = False
+    await turns()
+    assert bench.io.steps == ["prepare", "post"]
+    bench.ours = True
+    await eventually(lambda: bench.started == [0])
+    assert bench.io.steps == ["prepare", "post", "anew"]
+    await bench.finish(0)
+
+
+async def test_a_request_of_a_partition_that_went_is_not_made_again() -> None:
+    bench = Bench()
+    bench.io.posts = "cut"
+    await bench.dispatcher.assigned({P0: START})
+    await bench.dispatcher.take(P0, records(0))
+    bench.ours = False
+    await turns()
+    await bench.dispatcher.revoked([P0])
+    assert (bench.io.steps, bench.lanes.in_flight, bench.commits) == (["prepare", "post"], 0, [])
 
 
 @pytest.mark.parametrize("step", ["prepare", "post_soon"])
