@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_below",
         "_body",
         "_body_bytes",
         "_complete",
@@ -96,9 +97,30 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
+        #: The socket's: with TLS the one below, which has what TLS has encrypted and does not count any more.
+        self._below: asyncio.Transport | None = None
         self._told: Callable[[Reply | Broken], None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._forget()
+
+    async def secure(self, tls: ssl.SSLContext, host: str) -> None:
+        """From here on TLS with ``host``. Raises OSError, and has closed the connection then.
+
+        `create_connection` could do it, but of its TLS nobody can tell what of a request has left us.
+        """
+        assert self._below is not None
+        try:
+            if self._below.is_closing():
+                raise ConnectionResetError("closed, or spoken to us, before TLS")
+            secured = await self._loop.start_tls(self._below, self, tls, server_hostname=host)
+        except BaseException:
+            self.abort()
+            self.connection_lost(None)
+            raise
+        if secured is None or self._below.is_closing():
+            self.connection_lost(None)  # of an end during the handshake no transport tells
+        else:
+            self._transport = secured
 
     async def exchange(self, request: bytes, timeout_s: float) -> Reply | Broken:
         """Sends the request and gives what came back within ``timeout_s``; cancelled, it closes the connection."""
@@ -139,7 +161,7 @@ class Connection(asyncio.Protocol):
     # From the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by behaviour only
+        self._transport = self._below = cast(asyncio.Transport, transport)  # uvloop's is one by behaviour only
         self._on_made(self)
 
     def data_received(self, data: bytes) -> None:
@@ -166,9 +188,10 @@ class Connection(asyncio.Protocol):
             self._break("connection_reset", "closed by the receiver")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost, self.reusable = True, False
         tls = isinstance(exc, ssl.SSLError)
-        self._on_lost(self)
+        if not self._lost:
+            self._lost, self.reusable = True, False
+            self._on_lost(self)
         self._break("tls_failed" if tls else "connection_reset", describe(exc) if exc else "closed by the receiver")
 
     # From the parser. An exception raised in here comes out of feed_data as HttpParserError.
@@ -244,9 +267,9 @@ class Connection(asyncio.Protocol):
     def _answer(self, reusable: bool) -> None:
         if self._told is None:
             return
-        assert self._transport is not None
+        assert self._below is not None
         # An answer that came while we still send: what is left of the request would stand before the next one.
-        self.reusable = reusable and self._transport.get_write_buffer_size() == 0
+        self.reusable = reusable and self._below.get_write_buffer_size() == 0
         self._tell(Reply(self._status, self._retry_after, b"".join(self._body), self._first_byte_s or monotonic()))
 
     def _break(self, error_class: str, details: str) -> None:

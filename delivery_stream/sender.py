@@ -233,11 +233,10 @@ class Sender:
         try:
             async with asyncio.timeout(post.left_s()):
                 _transport, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: self._pool.new(target.origin, address),
-                    sock=connected,
-                    ssl=self._tls if tls else None,
-                    server_hostname=target.host if tls else None,
+                    lambda: self._pool.new(target.origin, address), sock=connected
                 )
+                if tls:
+                    await connection.secure(self._tls, target.host)
         except TimeoutError:
             raise post.failed("connect_timeout", "no TLS in time") from None
         except OSError as error:

@@ -138,3 +138,9 @@ async def one_each(wire: Wire) -> None:
     while True:
         await wire.request()
         await wire.send(OK)
+
+
+async def too_large(wire: Wire) -> None:
+    """Says so of the first request, whose body it does not read before."""
+    await wire._reader.readuntil(b"\r\n\r\n")
+    await wire.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")

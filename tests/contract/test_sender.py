@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from ipaddress import ip_network
 
 import pytest
+import uvloop
 
 from delivery_stream import resolver as resolver_module
 from delivery_stream.connection import Connection
@@ -22,6 +23,7 @@ from shared.clock import SystemClock
 from tests.eventually import eventually
 from tests.names import Names
 from tests.receiver import Answer, Receiver
+from tests.wire_server import Wire, WireServer
 
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
 
@@ -303,6 +305,28 @@ async def test_close_ends_what_is_under_way() -> None:
         await sender.close()
         assert error_class(await posting) == "connection_reset"
         assert sender.open_connections == 0
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_close_ends_a_handshake(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def behave(wire: Wire) -> None:
+        await wire._reader.read(1)
+        greeted.set()
+        await wire.until_gone()
+
+    async def run() -> None:
+        sender = Sender(LOOPBACK)
+        async with WireServer(behave) as server:
+            posting = asyncio.create_task(sender.post(f"https://127.0.0.1:{server.port}", [], b"", 30.0))
+            await greeted.wait()
+            await sender.close()
+            assert error_class(await posting) == "connection_reset"
+            assert sender.open_connections == 0
+            await server.all_gone()
+
+    greeted = asyncio.Event()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
 
 
 async def test_close_ends_what_no_task_waits_for() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from delivery_stream.decision import Answered, NoAnswer
 from tests.conformance import Posts, answered, awaited_conforms, conforms, failed, ours_conforms, post
-from tests.wire_server import OK, Wire, WireServer, answering, one_each
+from tests.wire_server import OK, Wire, WireServer, answering, one_each, too_large
 
 # As it is
 
@@ -167,11 +167,7 @@ async def test_retry_after_is_read(sender: Posts) -> None:
 
 @ours_conforms
 async def test_an_early_answer_counts_and_ends_the_connection(sender: Posts) -> None:
-    async def behave(wire: Wire) -> None:
-        await wire._reader.readuntil(b"\r\n\r\n")
-        await wire.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-
-    async with WireServer(behave) as server:
+    async with WireServer(too_large) as server:
         outcome = await post(sender, server.url, b"x" * 32_000_000)
         assert isinstance(outcome, Answered)
         assert outcome.status == 413

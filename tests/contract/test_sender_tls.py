@@ -9,8 +9,9 @@ import pytest
 import trustme
 
 from delivery_stream.decision import Answered
-from tests.conformance import Posts, answered, conforms, failed, post
-from tests.wire_server import Wire, WireServer, one_each
+from delivery_stream.sender import Sender
+from tests.conformance import Posts, answered, conforms, failed, ours_conforms, post
+from tests.wire_server import Behaviour, Wire, WireServer, one_each, too_large
 
 
 def server_tls(authority: trustme.CA, *names: str, not_after: datetime | None = None) -> ssl.SSLContext:
@@ -79,3 +80,47 @@ async def test_a_tls_connection_cut_mid_answer(sender: Posts, authority: trustme
 
     async with WireServer(behave, tls=server_tls(authority, "127.0.0.1")) as server:
         await failed(sender, server.url, "connection_reset", timeout_s=3.0)
+
+
+@ours_conforms
+async def test_an_early_answer_over_tls_counts_and_ends_the_connection(sender: Posts, authority: trustme.CA) -> None:
+    async with WireServer(too_large, tls=server_tls(authority, "127.0.0.1")) as server:
+        outcome = await post(sender, server.url, b"x" * 32_000_000)
+        assert isinstance(outcome, Answered)
+        assert outcome.status == 413
+        await server.all_gone()
+        await answered(sender, server, 413)
+        assert server.accepted == 2
+
+
+async def _speaks_first(wire: Wire) -> None:
+    await wire.send(b"220 mail.example ESMTP\r\n")
+
+
+async def _hangs_up(wire: Wire) -> None:
+    await wire.hang_up()
+
+
+async def _resets(wire: Wire) -> None:
+    wire.reset()
+
+
+async def _hangs_up_in_between(wire: Wire) -> None:
+    await wire._reader.read(1)
+    await wire.hang_up()
+
+
+async def _resets_in_between(wire: Wire) -> None:
+    await wire._reader.read(1)
+    wire.reset()
+
+
+@pytest.mark.parametrize("behave", [_speaks_first, _hangs_up, _resets, _hangs_up_in_between, _resets_in_between])
+@ours_conforms
+async def test_nothing_is_left_of_a_handshake_that_ended(sender: Posts, behave: Behaviour) -> None:
+    assert isinstance(sender, Sender)
+    async with WireServer(behave) as server:
+        for _ in range(5):
+            await failed(sender, f"https://127.0.0.1:{server.port}", "tls_failed", timeout_s=3.0)
+        await server.all_gone()
+        assert sender.open_connections == 0
