@@ -37,6 +37,19 @@ _ESCAPES = (
     re.compile(rb"%([0-9a-fA-F]{2})"),
     re.compile(rb"&(?:#[xX]0{0,4}([0-9a-fA-F]{2})|#0{0,4}([0-9]{2,3})|(amp|lt|gt|quot|apos));"),
 )
+#: The same where the end may have cut one, of which the first alternative is: it says nothing.
+_CUT_ESCAPES = tuple(
+    re.compile(cut + rb"\Z|" + whole.pattern, whole.flags)
+    for cut, whole in zip(
+        (
+            rb"\\(?:u(?:0(?:0[0-9a-fA-F]?)?)?)?",
+            rb"%[0-9a-fA-F]?",
+            rb"&(?:[a-z]{0,4}|#(?:[xX]0{0,4}[0-9a-fA-F]{0,2}|0{0,4}[0-9]{0,3}))",
+        ),
+        _ESCAPES,
+        strict=True,
+    )
+)
 _CHARACTERS = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"} | dict.fromkeys(
     (b"n", b"r", b"t", b"b", b"f"), b" "
 )
@@ -68,7 +81,7 @@ def masked(body: bytes, secrets: Iterable[bytes]) -> bytes:
     cut = len(body) >= CAPTURED_BYTES
     wanted = [secret for secret in secrets if cut or len(secret) <= len(body)]
     found: list[tuple[int, int]] = []
-    for text, starts in _readings(body):
+    for text, starts in _readings(body, _CUT_ESCAPES if cut else _ESCAPES):
         for secret in wanted:
             found += [(starts[at], starts[at + len(secret)]) for at in _places(secret, text)]
             if cut and (at := _cut(secret, text)) is not None:
@@ -134,7 +147,7 @@ def _decoded(signature: str) -> bytes:
         return binascii.a2b_base64(signature)
 
 
-def _readings(body: bytes) -> Iterator[Reading]:
+def _readings(body: bytes, escapes: Iterable[re.Pattern[bytes]]) -> Iterator[Reading]:
     """As it stands, with its escapes undone, and without NULs, which is what UTF-16 has between our characters."""
     plain: Reading = body, range(len(body) + 1)
     yield plain
@@ -142,7 +155,7 @@ def _readings(body: bytes) -> Iterator[Reading]:
         yield body.replace(b"\0", b""), [*(at for at, byte in enumerate(body) if byte), len(body)]
     readings = [plain]
     for _ in range(_DEEPEST):
-        readings = [_unescaped(one, escape) for one in readings for escape in _ESCAPES if escape.search(one[0])]
+        readings = [_unescaped(one, escape) for one in readings for escape in escapes if escape.search(one[0])]
         yield from readings
 
 
@@ -152,15 +165,18 @@ def _unescaped(reading: Reading, escapes: re.Pattern[bytes]) -> Reading:
     where: list[int] = []
     end = 0
     for escape in escapes.finditer(text):
-        parts += [text[end : escape.start()], _character(escape)]
-        where += starts[end : escape.start() + 1]
+        character = _character(escape)
+        parts += [text[end : escape.start()], character]
+        where += starts[end : escape.start() + len(character)]
         end = escape.end()
     return b"".join([*parts, text[end:]]), [*where, *starts[end:]]
 
 
 def _character(escape: re.Match[bytes]) -> bytes:
-    """The one byte that it stands for."""
-    said: bytes = next(group for group in escape.groups() if group is not None)
+    """The one byte that it stands for; none when it is cut."""
+    said: bytes | None = next((group for group in escape.groups() if group is not None), None)
+    if said is None:
+        return b""
     if escape.group(1) is not None:
         return bytes([int(said, 16)])
     if said.isdigit() and escape.group(0).startswith(b"&"):

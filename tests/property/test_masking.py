@@ -57,11 +57,23 @@ def test_what_holds_no_secret_stays_and_nothing_ends_in_an_exception(body: bytes
     assert masked(body, []) == body
 
 
-@given(st.data(), TOKENS)
-def test_a_secret_that_the_end_of_what_is_kept_cuts_is_masked(data: st.DataObject, secret: str) -> None:
-    shown = data.draw(st.integers(8, len(secret)))
-    body = b"." * (CAPTURED_BYTES - shown) + secret.encode()[:shown]
-    assert secret[:8].encode() not in masked(body, [secret.encode()])
+@pytest.mark.parametrize("escape", ESCAPES)
+@given(data=st.data(), secret=TOKENS)
+def test_a_secret_that_the_end_of_what_is_kept_cuts_is_masked(escape: str, data: st.DataObject, secret: str) -> None:
+    """From eight characters on, wherever the end is: within an escape as well."""
+    opening, *characters = pieces(ESCAPES[escape], secret)
+    written = opening + "".join(characters)
+    shown = data.draw(st.integers(len(opening + "".join(characters[:8])), len(written)))
+    body = written[:shown].rjust(CAPTURED_BYTES)
+    kept = masked(body.encode(), [secret.encode()]).decode()
+    assert kept.endswith("***")
+    assert opening.startswith(kept.removesuffix("***").lstrip())
+
+
+def pieces(written: Callable[[str], str], secret: str) -> list[str]:
+    """What stands before a secret that is written so, and each of its characters."""
+    around = len(written("")) // 2
+    return [written("")[:around], *(written(one)[around:][: len(written(one)) - 2 * around] for one in secret)]
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
