@@ -15,7 +15,7 @@ import uvloop
 
 from delivery_stream import resolver as resolver_module
 from delivery_stream.connection import Connection
-from delivery_stream.connection_pool import ConnectionPool
+from delivery_stream.connection_pool import AGE_MAX_S, ConnectionPool, Origin
 from delivery_stream.decision import Answered, NoAnswer, Outcome, Refused
 from delivery_stream.resolver import Resolver
 from delivery_stream.sender import Heard, Post, Sender
@@ -282,6 +282,25 @@ async def test_an_idle_connection_is_closed_after_a_while() -> None:
             while sender.open_connections:  # noqa: ASYNC110 - the pool tells nobody
                 await asyncio.sleep(0.01)
         assert sender.idle_connections == 0
+        await sender.close()
+
+
+async def test_a_connection_is_not_used_again_beyond_its_age() -> None:
+    class Noting(ConnectionPool):
+        def new(self, origin: Origin, address: str) -> Connection:
+            made.append(super().new(origin, address))
+            return made[-1]
+
+    made: list[Connection] = []
+    async with Receiver() as receiver:
+        sender = Sender(LOOPBACK, pool=Noting())
+        assert status(await sender.post(receiver.url, [], b"", 5.0)) == 200
+        for older_s, kept in ((AGE_MAX_S - 60, 1), (61, 0)):
+            made[0].opened_s -= older_s
+            assert status(await sender.post(receiver.url, [], b"", 5.0)) == 200
+            assert sender.idle_connections == kept
+        assert status(await sender.post(receiver.url, [], b"", 5.0)) == 200
+        assert (receiver.connections_seen, len(receiver.arrivals)) == (2, 4)
         await sender.close()
 
 

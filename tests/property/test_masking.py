@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from delivery_stream.decision import Answered, NoAnswer
@@ -58,16 +58,18 @@ def test_what_holds_no_secret_stays_and_nothing_ends_in_an_exception(body: bytes
 
 
 @pytest.mark.parametrize("escape", ESCAPES)
-@given(data=st.data(), secret=TOKENS)
-def test_a_secret_that_the_end_of_what_is_kept_cuts_is_masked(escape: str, data: st.DataObject, secret: str) -> None:
+@settings(max_examples=30)
+@given(secret=TOKENS)
+@example(secret="sk_live/x+y=\"&<>'\\%41&amp;z")
+def test_a_secret_that_the_end_of_what_is_kept_cuts_is_masked(escape: str, secret: str) -> None:
     """From eight characters on, wherever the end is: within an escape as well."""
     opening, *characters = pieces(ESCAPES[escape], secret)
     written = opening + "".join(characters)
-    shown = data.draw(st.integers(len(opening + "".join(characters[:8])), len(written)))
-    body = written[:shown].rjust(CAPTURED_BYTES)
-    kept = masked(body.encode(), [secret.encode()]).decode()
-    assert kept.endswith("***")
-    assert opening.startswith(kept.removesuffix("***").lstrip())
+    for shown in range(len(opening + "".join(characters[:8])), len(written) + 1):
+        body = written[:shown].rjust(CAPTURED_BYTES)
+        kept = masked(body.encode(), [secret.encode()]).decode()
+        assert kept.endswith("***")
+        assert opening.startswith(kept.removesuffix("***").lstrip())
 
 
 def pieces(written: Callable[[str], str], secret: str) -> list[str]:
