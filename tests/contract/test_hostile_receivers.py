@@ -11,7 +11,7 @@ import pytest
 
 from delivery_stream.decision import Answered, NoAnswer
 from delivery_stream.sender import Sender
-from tests.conformance import Posts, ours_conforms
+from tests.conformance import InSteps, Posts, ours_conforms
 from tests.hostile import HOSTILE
 from tests.wire_server import WireServer
 
@@ -47,26 +47,29 @@ async def test_it_is_cut_in_time_and_its_connection_never_used_again(sender: Pos
         assert server.accepted == AT_ONCE
 
 
+@pytest.mark.parametrize("way", [Sender, InSteps])
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_memory_stays_flat(name: str) -> None:
+async def test_memory_stays_flat(name: str, way: type[Sender]) -> None:
     """Counted by Python itself, while a hundred of them do their worst, and afterwards."""
-    await _a_hundred(name)  # what is made once is made now
+    await _a_hundred(name, way)  # what is made once is made now
     tracemalloc.start()
     try:
         gc.collect()
         before, _ = tracemalloc.get_traced_memory()
-        await _a_hundred(name)
+        await _a_hundred(name, way)
         gc.collect()
         left, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    print(f"{name}: {(peak - before) // AT_ONCE:,} bytes for each at most, {left - before:,} left of all")
+    print(
+        f"{name}, {way.__name__}: {(peak - before) // AT_ONCE:,} bytes for each at most, {left - before:,} left of all"
+    )
     assert peak - before < AT_ONCE * BYTES_EACH
     assert left - before < BYTES_LEFT
 
 
-async def _a_hundred(name: str) -> None:
-    sender = Sender([ip_network("127.0.0.0/8")])
+async def _a_hundred(name: str, way: type[Sender]) -> None:
+    sender = way([ip_network("127.0.0.0/8")])
     async with WireServer(HOSTILE[name].behave) as server:
         await asyncio.gather(*(sender.post(server.url, [], b"x", DEADLINE_S) for _ in range(AT_ONCE)))
         await none_open(sender)

@@ -20,10 +20,11 @@ from delivery_stream.decision import Answered, NoAnswer, Outcome, Refused
 from delivery_stream.resolver import Resolver
 from delivery_stream.sender import Heard, Post, Sender
 from shared.clock import SystemClock
+from tests.conformance import InSteps
 from tests.eventually import eventually
 from tests.names import Names
 from tests.receiver import Answer, Receiver
-from tests.wire_server import Wire, WireServer
+from tests.wire_server import OK, Wire, WireServer
 
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
 
@@ -426,20 +427,31 @@ async def test_a_post_after_close_or_waiting_for_a_lookup_then_is_an_outcome_too
 # Timings
 
 
-async def test_where_the_time_went() -> None:
-    async with Receiver() as receiver:
-        receiver.script_default(Answer(delay_s=0.05))
-        sender = Sender(LOOPBACK, resolver=Resolver(Names(host=["127.0.0.1"])))
+@pytest.mark.parametrize("way", [Sender, InSteps])
+async def test_where_the_time_went(way: type[Sender]) -> None:
+    async def behave(wire: Wire) -> None:
+        while True:
+            await wire.request()
+            await asyncio.sleep(0.05)
+            await wire.send(OK)
+
+    async with WireServer(behave) as server:
+        sender = way(LOOPBACK, resolver=Resolver(Names(host=["127.0.0.1"])))
+        url = f"http://host:{server.port}/"
+        made = sender.make(url, [], b"body", 5.0)
+        assert isinstance(made, Post)
         started_s = time.monotonic()
-        first, second = [await sender.post(f"http://host:{receiver.port}/", [], b"", 5.0) for _ in range(2)]
+        first, second = [await sender.post(url, [], b"body", 5.0) for _ in range(2)]
         assert isinstance(first, Answered)
         assert isinstance(second, Answered)
-        assert first.timings.address == second.timings.address == "127.0.0.1"
+        assert server.accepted == 1
         assert first.timings.dns_ms is not None
         assert first.timings.connect_ms is not None
         assert first.timings.tls_ms is None
         assert second.timings.dns_ms is second.timings.connect_ms is None
         for timings in (first.timings, second.timings):
+            assert timings.address == "127.0.0.1"
+            assert (timings.sent_bytes, timings.received_bytes) == (len(made.request), len(OK))
             assert timings.first_byte_ms is not None
             assert 45 <= timings.first_byte_ms <= timings.total_ms
         assert first.timings.total_ms + second.timings.total_ms <= (time.monotonic() - started_s) * 1000

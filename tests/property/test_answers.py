@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from ipaddress import ip_network
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from delivery_stream.connection import BODY_KEPT_BYTES, Broken, Connection, Reply
+from delivery_stream.connection_pool import ConnectionPool
 from delivery_stream.decision import Answered, NoAnswer
-from delivery_stream.sender import Sender
+from delivery_stream.sender import Heard, Post, Sender
+from tests.conformance import InSteps
 from tests.wire_server import Wire, WireServer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+#: Made once: reading the machine's authorities takes longer than an example.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 ERRORS = {"timeout", "connection_reset", "bad_response"}
 
 versions = st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.1 ", b"HTTP/2", b"HTTP/0.9", b"http/1.1", b"ICY"])
@@ -98,8 +104,9 @@ class Impatient(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        if scheduled and not self._ready:  # type: ignore[attr-defined]
-            self._skipped_s += max(scheduled[0].when() - self.time(), 0.0)
+        if not self._ready:  # type: ignore[attr-defined]
+            due_s = min((handle.when() for handle in scheduled if not handle.cancelled()), default=0.0)
+            self._skipped_s += max(due_s - self.time(), 0.0)
         super()._run_once()  # type: ignore[misc]
 
 
@@ -186,10 +193,113 @@ def test_a_connection_is_kept_after_an_answer_and_nothing_else(
     assert len(exchanged(runner, ((*pieces, b"H"), "open"), ((OK,), "open"))[0]) == 1
 
 
+# In steps: the pool has the connection again while the transport still tells of what came
+
+
+class Steps(NamedTuple):
+    """What was heard of one post and of the next, each time it was told; ``kept``: that one had the same connection."""
+
+    first: list[Heard]
+    second: list[Heard]
+    kept: bool
+
+
+def in_steps(runner: asyncio.Runner, pieces: tuple[bytes, ...], ending: str, *, at_once: bool = False) -> Steps:
+    """``at_once``: the next is posted by who hears of the first, if it can be."""
+
+    async def run() -> Steps:
+        pool = ConnectionPool()
+        sender = Sender(pool=pool, tls=NO_TLS)
+        connection = pool.new(("http", "host", 80), "192.0.2.1")
+        transport = Fed(connection, [(pieces, ending), ((OK,), "open")])
+        connection.connection_made(transport)
+        connection.reusable = True
+        pool.put(connection)
+        steps = Steps([], [], False)
+        heard = asyncio.Event()
+
+        def post(told: Callable[[Heard], None]) -> bool:
+            made = sender.make("http://host/", [], b"x", 10.0)
+            assert isinstance(made, Post)
+            return sender.post_soon(made, told)
+
+        def told(outcome: Heard) -> None:
+            nonlocal steps
+            steps.first.append(outcome)
+            if at_once:
+                steps = steps._replace(kept=post(steps.second.append))
+            heard.set()
+
+        assert post(told)
+        await heard.wait()
+        if not at_once:
+            steps = steps._replace(kept=post(steps.second.append))
+        await asyncio.sleep(30)  # every deadline is over
+        assert (sender.open_connections, sender.idle_connections) in ((1, 1), (0, 0))
+        assert transport.closed == (sender.open_connections == 0)
+        await sender.close()
+        return steps
+
+    faults: list[dict[str, object]] = []
+    runner.get_loop().set_exception_handler(lambda _loop, fault: faults.append(fault))
+    steps = runner.run(run())
+    assert faults == []
+    return steps
+
+
+@settings(max_examples=200)
+@given(in_pieces(), endings)
+@example((OK,), "open")
+@example((OK, b"H"), "open")
+@example((), "reset")
+def test_in_steps_any_bytes_are_told_once_and_as_they_are_to_who_waits(
+    runner: asyncio.Runner, pieces: tuple[bytes, ...], ending: str
+) -> None:
+    steps = in_steps(runner, pieces, ending)
+    (first,) = steps.first
+    (awaited,), _closed = exchanged(runner, (pieces, ending))
+    if isinstance(awaited, Reply):
+        assert isinstance(first, Answered)
+        assert (first.status, first.body) == (awaited.status, awaited.body)
+    elif awaited.unanswered:
+        assert first is None
+    else:
+        assert isinstance(first, NoAnswer)
+        assert (first.error_class, first.details) == (awaited.error_class, awaited.details)
+    if steps.kept:
+        event("kept")
+        (second,) = steps.second
+        assert isinstance(second, Answered)
+        assert (second.status, second.body) == (200, b"ok")
+        # The answer was whole, and nothing but it: it is not without its last byte, nor with one more.
+        text = b"".join(pieces)
+        assert not in_steps(runner, (text[:-1],), ending).kept
+        assert not in_steps(runner, (text + b"H",), ending).kept
+    else:
+        assert steps.second == []
+
+
+@settings(max_examples=100)
+@given(in_pieces(), endings)
+@example((OK,), "reset")
+@example((OK, OK), "open")
+@example((b"HTTP/1.1 200 OK\r\n\r\n",), "end")
+def test_in_steps_the_next_may_be_posted_by_who_hears(
+    runner: asyncio.Runner, pieces: tuple[bytes, ...], ending: str
+) -> None:
+    steps = in_steps(runner, pieces, ending, at_once=True)
+    assert len(steps.first) == 1
+    assert len(steps.second) == steps.kept
+    if steps.kept:  # the answer was whole without the end of the connection
+        assert isinstance(in_steps(runner, pieces, "open").first[0], Answered)
+    assert not any(isinstance(heard, Exception) for heard in steps.first + steps.second)
+
+
+@pytest.mark.parametrize("way", [Sender, InSteps])
 @pytest.mark.timeout(120)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(in_pieces(), st.sampled_from(["hang_up", "reset", "stay"]))
-def test_over_a_socket_as_well(pieces: tuple[bytes, ...], ending: str) -> None:
+@given(pieces=in_pieces(), ending=st.sampled_from(["hang_up", "reset", "stay"]))
+def test_over_a_socket_as_well(way: type[Sender], pieces: tuple[bytes, ...], ending: str) -> None:
     async def behave(wire: Wire) -> None:
         await wire.request()
         for piece in pieces:
@@ -201,7 +311,7 @@ def test_over_a_socket_as_well(pieces: tuple[bytes, ...], ending: str) -> None:
             wire.reset()
 
     async def run() -> None:
-        sender = Sender([ip_network("127.0.0.0/8")])
+        sender = way([ip_network("127.0.0.0/8")])
         async with WireServer(behave) as server:
             outcome = await sender.post(server.url, [], b"x", 0.05 if ending == "stay" else 5.0)
             assert isinstance(outcome, Answered | NoAnswer)
