@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -45,6 +47,11 @@ class Wire:
         """In order: what was sent arrives, then the end."""
         self._writer.close()
         await self._writer.wait_closed()
+
+    def end(self) -> None:
+        """TCP's end alone: over TLS no farewell before it."""
+        with socket.socket(fileno=os.dup(self._writer.get_extra_info("socket").fileno())) as same:
+            same.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
         self._writer.transport.abort()

@@ -11,7 +11,7 @@ import trustme
 from delivery_stream.decision import Answered
 from delivery_stream.sender import Sender
 from tests.conformance import Posts, answered, conforms, failed, ours_conforms, post
-from tests.wire_server import Behaviour, Wire, WireServer, one_each, too_large
+from tests.wire_server import OK, Behaviour, Wire, WireServer, one_each, too_large
 
 
 def server_tls(authority: trustme.CA, *names: str, not_after: datetime | None = None) -> ssl.SSLContext:
@@ -80,6 +80,33 @@ async def test_a_tls_connection_cut_mid_answer(sender: Posts, authority: trustme
 
     async with WireServer(behave, tls=server_tls(authority, "127.0.0.1")) as server:
         await failed(sender, server.url, "connection_reset", timeout_s=3.0)
+
+
+@pytest.mark.parametrize("end", ["hang_up", "reset", "end"])
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+@ours_conforms
+async def test_a_kept_tls_connection_that_dies_unanswered_costs_one_resend(
+    sender: Posts, authority: trustme.CA, end: str, version: str
+) -> None:
+    async def behave(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(OK)
+        await wire.request()
+        if wire.number > 1:
+            await wire.send(OK)
+        elif end == "hang_up":
+            await wire.hang_up()
+        elif end == "reset":
+            wire.reset()
+        else:
+            wire.end()
+
+    context = server_tls(authority, "127.0.0.1")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    async with WireServer(behave, tls=context) as server:
+        await answered(sender, server)
+        await answered(sender, server)
+        assert (server.accepted, len(server.requests)) == (2, 3)
 
 
 @ours_conforms
