@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
+from typing import Any
 
+import pycares
 import pytest
 import uvloop
 
@@ -142,6 +145,46 @@ async def test_slow_names_do_not_hold_up_others(server: NameServer, lookup: Name
     assert not any(task.done() for task in slow)
     await resolver.close()
     assert {missing(await task) for task in slow} == {"closed"}
+
+
+@pytest.mark.parametrize("watching", [True, False])
+async def test_answers_are_read_while_our_loop_is_busy(
+    monkeypatch: pytest.MonkeyPatch, server: NameServer, watching: bool
+) -> None:
+    """Over TCP is asked by who has read that the first answer was truncated.
+
+    c-ares does without a thread of its own where it cannot watch /etc/resolv.conf: the machine has no inotify left.
+    """
+
+    def none_left(**options: Any) -> pycares.Channel:
+        if "sock_state_cb" not in options:
+            raise pycares.AresError
+        return channel(**options)
+
+    async def look_up() -> list[str]:
+        lookup = NameServers([server.address])
+        asking = asyncio.create_task(lookup("many.example"))
+        async with asyncio.timeout(5):
+            while not server.questions:  # noqa: ASYNC110 - it is of another thread
+                await asyncio.sleep(0)
+        ends_s = time.monotonic() + 5
+        while not read() and time.monotonic() < ends_s:
+            time.sleep(0.01)  # noqa: ASYNC251 - which is to be busy
+        assert read()
+        try:
+            return found(await asking)
+        finally:
+            await lookup.close()
+
+    def read() -> bool:
+        return ("many.example", "A", "tcp") in server.questions
+
+    channel = pycares.Channel
+    if not watching:
+        monkeypatch.setattr(pycares, "Channel", none_left)
+    # The answer comes when the loop is busy already.
+    server.script("many.example", Says(tuple(f"192.0.2.{n}" for n in range(60)), delay_s=0.2))
+    assert len(await asyncio.to_thread(asyncio.run, look_up())) == 60
 
 
 async def test_the_hosts_file_is_asked_first_and_localhost_is_loopback(lookup: NameServers) -> None:
