@@ -11,6 +11,7 @@ from delivery_stream.app import SESSION_S
 from delivery_stream.lanes import TICK_S
 from delivery_stream.sender import Sender
 from shared.attempt_records import Attempt, attempt_from_json
+from shared.broker import SESSION_TIMEOUT_MS
 from shared.settings import Settings
 from tests.eventually import eventually
 from tests.kafka_log import read_topic
@@ -19,6 +20,10 @@ from tests.stream_alone import OneSubscription, alone
 from tests.unit.examples import subscription
 
 SECRET = "a secret that is long enough"
+
+
+def test_a_session_is_as_long_for_the_worker_as_for_its_group() -> None:
+    assert SESSION_S * 1000 == SESSION_TIMEOUT_MS
 
 
 def to_loopback() -> Sender:
