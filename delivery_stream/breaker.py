@@ -29,34 +29,34 @@ class Breaker:
     ``started_s``: when the request that ended now began.
     """
 
-    __slots__ = ("_before", "_now", "_open_until_s", "_probing", "_window_began_s", "in_a_row", "open_s", "state")
+    __slots__ = ("_before", "_now", "_open_until_s", "_window_began_s", "in_a_row", "open_s", "state")
 
     def __init__(self, now_s: float) -> None:
+        #: Half open: its probe is under way.
         self.state: BreakerState = "closed"
         #: Failures since the last success.
         self.in_a_row = 0
         #: From the last time it opened to its probe; 0: it is closed.
         self.open_s = 0.0
         self._open_until_s = -math.inf
-        self._probing = False
         self._window_began_s = now_s
         self._now = (0, 0)  # (ended, failed) in this window
         self._before = (0, 0)
 
     def allows(self, now_s: float) -> bool:
         """Whether a request may start now."""
-        return self.state == "closed" or (not self._probing and now_s >= self._open_until_s)
+        return self.state == "closed" or (self.state == "open" and now_s >= self._open_until_s)
 
     def wait_s(self, now_s: float) -> float:
         """Until it is worth asking again; 0: now."""
         if self.state == "closed":
             return 0.0
-        return _PROBE_S if self._probing else max(self._open_until_s - now_s, 0.0)
+        return _PROBE_S if self.state == "half_open" else max(self._open_until_s - now_s, 0.0)
 
     def started(self) -> None:
         """A request that was allowed is under way. While not closed, it is the probe."""
         if self.state != "closed":
-            self.state, self._probing = "half_open", True
+            self.state = "half_open"
 
     def succeeded(self, started_s: float, now_s: float) -> None:
         """The endpoint works."""
@@ -66,7 +66,7 @@ class Breaker:
         if self.state == "closed":
             self._count(now_s, failed=0)
         else:
-            self.state, self._probing, self.open_s = "closed", False, 0.0
+            self.state, self.open_s = "closed", 0.0
             self._now = self._before = (0, 0)
 
     def failed(self, started_s: float, now_s: float) -> None:
@@ -83,11 +83,11 @@ class Breaker:
 
     def told_nothing(self, started_s: float) -> None:
         """The request ended for a reason that is not the endpoint's: another one may probe."""
-        if self._probing and started_s >= self._open_until_s:
-            self.state, self._probing = "open", False
+        if self.state == "half_open" and started_s >= self._open_until_s:
+            self.state = "open"
 
     def _open(self, now_s: float) -> None:
-        self.state, self._probing = "open", False
+        self.state = "open"
         self.open_s = min(max(2 * self.open_s, FIRST_OPEN_S), LONGEST_OPEN_S)
         self._open_until_s = now_s + self.open_s
 

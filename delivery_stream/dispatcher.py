@@ -307,7 +307,8 @@ class Dispatcher:
         now_s = self._clock.monotonic_s()
         lane = self._lanes.lane(entry.delivery.subscription_id, now_s)
         if subscription is not None:
-            self._obey(subscription, lane, now_s)
+            if subscription is not lane.subscription:
+                self._obey(subscription, lane, now_s)
             entry.timeout_s = subscription.timeout_seconds or self._io.timeout_s
         elif not lane.limited:
             lane.limit_unknown()
@@ -323,7 +324,8 @@ class Dispatcher:
         return True
 
     def _obey(self, subscription: Subscription, lane: Lane[Entry], now_s: float) -> None:
-        """What is known of its endpoint, and its limits."""
+        """Its URL and its limits, which are what they were while it is the same object."""
+        lane.subscription = subscription
         self._lanes.aim(lane, subscription.target_url, now_s)
         self._lanes.limit(lane, subscription.rate_limit, subscription.max_in_flight, now_s)
 
@@ -332,7 +334,7 @@ class Dispatcher:
         now_s = self._clock.monotonic_s()
         for lane in self._lanes.queued:
             known = self._io.peek(lane.key)
-            if isinstance(known, Found):
+            if isinstance(known, Found) and known.subscription is not lane.subscription:
                 self._obey(known.subscription, lane, now_s)
 
     async def _keep(self, entry: Entry, subscription: Subscription | None) -> None:

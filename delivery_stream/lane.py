@@ -89,6 +89,7 @@ class Lane(Generic[_Q]):
         "shown",
         "shown_s",
         "slow",
+        "subscription",
         "target",
         "window",
         "window_max",
@@ -97,6 +98,8 @@ class Lane(Generic[_Q]):
     def __init__(self, key: str, window_max: int, now_s: float) -> None:
         self.key = key
         self.window_max = window_max
+        #: What its limits and its URL were last read from, for who asks whether there is a newer one.
+        self.subscription: object | None = None
         #: The URL that it leads to, once that is known.
         self.target: str | None = None
         #: Its subscription's own limits were told.

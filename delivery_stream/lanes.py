@@ -114,9 +114,9 @@ class Lanes(Generic[_E]):
         self._in_doubt = 0
         #: Requests under way that are older than `SLOW_S`.
         self.overdue = 0
+        self._busy_lanes = 0
         self._ticked_s: float | None = None
         self._held_up_s = 0.0
-        self._busy_lanes = 0
         self._lag_s = 0.0
         self._cold_until_s = 0.0
         self.waiting = 0
@@ -234,8 +234,7 @@ class Lanes(Generic[_E]):
         lane.overdue -= flight.old
         self.overdue -= flight.old
         lane.ended(entry, health, now_s, asked_s=asked_s, ours_s=self._held_up_s - flight.held_up_s)
-        self._in_doubt -= lane.in_doubt
-        lane.in_doubt = 0
+        self._doubt_no_more(lane)
         if not lane.in_flight:
             self._busy_lanes -= 1
         self._look_again(lane)
@@ -316,7 +315,10 @@ class Lanes(Generic[_E]):
         return lane.in_flight < fair and self._apart + self._in_doubt < self._max_silent
 
     def _crowded(self, lane: Lane[_E], now_s: float) -> bool:
-        """Too many that may take long are under way; who fails or is slow leaves room for who is only unknown."""
+        """Too many that may take long are under way for it to go now, or soon.
+
+        Who fails or is slow leaves room for who is only unknown, and who has gone silent for who answers.
+        """
         if not lane.apart:
             return self._apart >= self._max_silent and not lane.answering(now_s)
         known_bad = lane.failing or lane.slow
@@ -387,9 +389,13 @@ class Lanes(Generic[_E]):
         apart = not lane.trusted
         if apart != lane.apart:
             lane.apart = apart
-            self._in_doubt -= lane.in_doubt
-            lane.in_doubt = 0
+            self._doubt_no_more(lane)
             self._apart += lane.in_flight if apart else -lane.in_flight
+
+    def _doubt_no_more(self, lane: Lane[_E]) -> None:
+        """It has been heard of, or is counted apart now."""
+        self._in_doubt -= lane.in_doubt
+        lane.in_doubt = 0
 
     def _forget_one(self, now_s: float) -> None:
         """The one not used for longest that has nothing worth keeping, among the first few."""
