@@ -26,7 +26,7 @@ from aiokafka.errors import KafkaError
 from delivery_stream.disabling import Disabling, to_disable
 from delivery_stream.sink_batch import Batch, Row
 from delivery_stream.watermark import Mark, Watermarks
-from shared import logs
+from shared import logs, outbox
 from shared.attempt_rows import Progress, row_of_alarm
 from shared.attempt_writer import AttemptWriter
 from shared.clock import Clock, SystemClock
@@ -50,6 +50,7 @@ _BATCH_RECORDS = 2000
 _BATCH_S = 0.2
 _PROGRESS_EVERY_S = 0.5
 _RETENTION_EVERY_S = 3600.0
+_TELL_EVERY_S = 5.0
 _BROKER_ANSWER_S = 3.0
 #: Longer than every timeout of the connection: Postgres takes calls and answers none.
 _WRITE_TIMEOUT_S = 30.0
@@ -88,6 +89,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._kafka_trouble = "not a member of the group yet"
         self._postgres_trouble = "nothing written yet"
         self._progress_s = 0.0
+        self._next_telling_s = 0.0
         self._retention_s = -_RETENTION_EVERY_S
         self._known_partitions: dict[str, int] = {}
 
@@ -246,28 +248,39 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await while_member(self._consumer, self._send(letter))
 
     async def _disable(self, batch: Batch, stop: asyncio.Event) -> bool:
-        """What the batch's attempts disable: the event that tells of it, then the status. False: as `_until_stored`."""
+        """What the batch's attempts disable, and who is to know of it. False: as `_until_stored`."""
         now_ms, after_hours = self._clock.now_ms(), self._settings.disable_after_hours
         for one in to_disable(batch.failing, batch.attempts, after_hours=after_hours, now_ms=now_ms):
-            await while_member(self._consumer, self._send(one.event(now_ms).to_record(self._topics.events)))
-            await while_member(self._consumer, self._send(one.record(now_ms).to_record(self._topics.attempts)))
             if not await self._until_stored(partial(self._set_disabled, one), stop):
                 return False
-        return True
+        if self._clock.monotonic_s() < self._next_telling_s:
+            return True
+        return await self._until_stored(self._tell, stop)
 
     async def _set_disabled(self, one: Disabling) -> None:
         """Unless somebody has changed it meanwhile: then the next attempt decides anew."""
         subscription_id, version = one.failing.subscription_id, one.failing.version
-        done = await self._call(disable, self._database, subscription_id, version, one.reason)
+        telling = partial(one.telling, self._topics)
+        done = await self._call(disable, self._database, subscription_id, version, one.reason, telling)
         if done:
             DISABLED[one.reason].inc()
+            self._next_telling_s = 0.0
         log.info("disabled", extra={"subscription_id": subscription_id, "reason": one.reason, "done": done})
+
+    async def _tell(self) -> None:
+        """Produce what is in the outbox: ours, and what another one that is gone has left there."""
+        self._next_telling_s = self._clock.monotonic_s() + _TELL_EVERY_S
+        claimed = await self._call(outbox.claim, self._database)
+        for one in claimed:
+            await self._send(one.record)
+        if claimed:
+            await self._call(outbox.strike_off, self._database, [one.id for one in claimed])
 
     async def _send(self, record: Record) -> None:
         try:
             await self._producer.send(record)
         except RecordTooLarge:
-            log.exception("dead_letter_too_large")
+            log.exception("record_too_large", extra={"topic": record.topic})
 
     # -- how far we are
 

@@ -1,8 +1,8 @@
 """Pure: when an endpoint's answers disable its subscription, and the event that tells of it.
 
-The event is produced first and the status set after it, both before the offsets are committed: a crash repeats both,
-under the same id, and changes nothing twice. The log rebuilt, or read again after a crash, disables nothing: an attempt
-counts when it is recent and later than the subscription's last change.
+The status is set and the event put into the outbox in one transaction, before the offsets are committed: nobody is told
+of what did not happen, and nothing happens untold. The log rebuilt, or read again after a crash, disables nothing: an
+attempt counts when it is recent and later than the subscription's last change.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from shared.clock import from_rfc3339, to_ms, to_rfc3339
 from shared.endpoint_rows import GONE, is_failure
 from shared.endpoint_states import DisabledReason, Failing
 from shared.record_ids import disabling_id
-from shared.records import Event
+from shared.records import Event, Record
 from shared.target_url import parse_target
+from shared.topics import Topics
 
 SUBSCRIPTION_DISABLED = "hooklog.subscription.disabled"
 #: A sink that was down for longer leaves it to the next failure.
@@ -34,6 +35,10 @@ class Disabling:
     failing: Failing
     reason: DisabledReason
     cause: AttemptValues
+
+    def telling(self, topics: Topics, disabled_ms: int) -> list[Record]:
+        """What `events` and `attempts` are to hold about it."""
+        return [self.event(disabled_ms).to_record(topics.events), self.record(disabled_ms).to_record(topics.attempts)]
 
     def event(self, disabled_ms: int) -> Event:
         """For whoever of the tenant has subscribed to it. Of the URL only the origin: paths may hold secrets."""
@@ -56,8 +61,7 @@ class Disabling:
         return Event(
             id=disabling_id(failing.subscription_id, failing.version, self.reason),
             payload=orjson.dumps(payload),
-            # Of the cause, so that a repeat is the same row of the log.
-            accepted_ms=from_rfc3339(cause.attempted_at),
+            accepted_ms=disabled_ms,
             event_type=SUBSCRIPTION_DISABLED,
             content_type="application/json",
             tenant=failing.tenant,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,13 +13,14 @@ import orjson
 import uuid_utils
 from sqlalchemy import ARRAY, ColumnElement, Connection, RowMapping, Text, cast, func, insert, or_, select, text, update
 
-from shared import parking
+from shared import outbox, parking
 from shared.clock import to_ms
 from shared.database import Database
 from shared.encryption import Cipher
 from shared.endpoint_states import DisabledReason, forget, note_disabled
 from shared.errors import TenantFull
 from shared.event_filter import is_operational
+from shared.records import Record
 from shared.signature import decode_signing_secret, generate_private_key, generate_signing_secret
 from shared.subscription import (
     Change,
@@ -211,10 +212,16 @@ class SubscriptionStore:
             return _from_row(stamped).opened(self._cipher)
 
 
-def disable(database: Database, subscription_id: str, version: int, reason: DisabledReason) -> bool:
+def disable(
+    database: Database,
+    subscription_id: str,
+    version: int,
+    reason: DisabledReason,
+    telling: Callable[[int], Iterable[Record]],
+) -> bool:
     """Disable what is active and still this version; False: it is not, and nothing was changed. Needs no key.
 
-    Blocking. Raises StoreUnavailable.
+    ``telling(disabled_ms)`` gives the records that tell of it, for the outbox. Blocking. Raises StoreUnavailable.
     """
     known = _where(subscription_id)
     if known is None:
@@ -227,6 +234,7 @@ def disable(database: Database, subscription_id: str, version: int, reason: Disa
         row = _stamp(connection, here, {"status": "disabled"})
         parking.status_changed(connection, row["id"], row["tenant"], "disabled")
         note_disabled(connection, subscription_id, reason, row["updated_at"])
+        outbox.put(connection, telling(to_ms(row["updated_at"])))
     return True
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKey,
+    Identity,
     Integer,
     LargeBinary,
     SmallInteger,
@@ -243,6 +244,21 @@ class IdempotencyKeyRow(SQLModel, table=True):
     #: Kafka has acknowledged the event.
     confirmed: bool = Field(sa_column=Column(Boolean, nullable=False))
     expires_at: datetime = _time()
+
+
+class OutboxRow(SQLModel, table=True):
+    """A record that Kafka must get because of what the transaction that wrote it has changed."""
+
+    __tablename__ = "outbox"
+
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    topic: str = _text()
+    key: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    value: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    #: Pairs of name and text, in order.
+    headers: list[list[str]] = Field(sa_column=Column(JSONB, nullable=False))
+    #: Until then it is another process' to produce.
+    claimed_until: datetime = _time()
 
 
 class SinkProgressRow(SQLModel, table=True):

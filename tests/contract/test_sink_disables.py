@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from shared.encryption import Cipher
 from shared.endpoint_states import EndpointStates
 from shared.kafka import Producer
 from shared.record_ids import new_webhook_id
+from shared.records import Record, Source
 from shared.settings import Settings
 from shared.subscriptions import NewSubscription, Subscription, SubscriptionStore
 from shared.tables import LOCK_SUBSCRIPTION_WRITES
@@ -174,34 +175,91 @@ async def test_nothing_but_failures_for_too_long_disables(
     assert data["since"] == to_datetime(since_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-@contextmanager
-def _nobody_may_write(database: Database) -> Iterator[None]:
-    """The lock of all writers of subscriptions is held."""
+class _Interrupted:
+    """A producer whose process is about to be killed: before it has sent an event, or right after."""
+
+    def __init__(self, producer: Producer, events: str, *, sends: bool) -> None:
+        self._producer, self._events, self._sends = producer, events, sends
+        self.reached = asyncio.Event()
+
+    async def send(self, record: Record, timeout_s: float | None = None) -> Source:
+        if record.topic == self._events:
+            if self._sends:
+                await self._producer.send(record, timeout_s)
+            self.reached.set()
+            await asyncio.Event().wait()
+        return await self._producer.send(record, timeout_s)
+
+
+@pytest.mark.parametrize(("sends", "times"), [(False, 1), (True, 2)], ids=["before it has told", "after it has told"])
+async def test_a_sink_killed_once_it_has_disabled_is_finished_by_the_next_one(
+    topics_ready: Settings, producer: Producer, store: SubscriptionStore, database: Database, sends: bool, times: int
+) -> None:
+    one, topics = await _made(store), topics_ready.topics
+    interrupted = _Interrupted(producer, topics.events, sends=sends)
+    killed = asyncio.create_task(AttemptSink(topics_ready, interrupted).run(asyncio.Event()))
+    await producer.send(_attempt(one, _now_ms(), 410).to_record(topics.attempts))
+    async with asyncio.timeout(_WITHIN_S):
+        await interrupted.reached.wait()
+    killed.cancel()
+    await asyncio.wait([killed])
+    assert await _status(store, one) == "disabled"
     with database.transaction() as connection:
-        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK_SUBSCRIPTION_WRITES})
-        yield
+        assert connection.execute(text("update outbox set claimed_until = now()")).rowcount == 2
+
+    async def struck_off() -> bool:
+        return await asyncio.to_thread(_in_outbox, database) == 0
+
+    async with running(topics_ready, producer):
+        await eventually(struck_off, within_s=_WITHIN_S)
+    events = await _told(topics_ready)
+    assert len(events) == times
+    assert len({(event.key, event.value, event.headers) for event in events}) == 1
+    kinds = [json.loads(record.value)["kind"] for record in await read_topic(topics_ready, topics.attempts)]
+    assert kinds == ["attempt", "disabled"]
+    assert await _version(store, one) == one.version + 1
 
 
-async def test_a_sink_that_ends_between_the_event_and_the_status_repeats_both_and_nothing_happens_twice(
+async def test_nobody_is_told_of_a_subscription_that_was_changed_before_it_could_be_disabled(
     topics_ready: Settings, producer: Producer, store: SubscriptionStore, database: Database
 ) -> None:
     one, topics = await _made(store), topics_ready.topics
 
-    async def told() -> bool:
-        return len(await _told(topics_ready)) > 0
+    async def waits() -> bool:
+        return await asyncio.to_thread(_waits_for_a_lock, database)
 
-    with _nobody_may_write(database):
-        async with running(topics_ready, producer):
-            await producer.send(_attempt(one, _now_ms(), 410).to_record(topics.attempts))
-            await eventually(told, within_s=_WITHIN_S)
-        assert await _status(store, one) == "active"
     async with running(topics_ready, producer):
+        with database.transaction() as connection:
+            connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK_SUBSCRIPTION_WRITES})
+            await producer.send(_attempt(one, _now_ms(), 410).to_record(topics.attempts))
+            await eventually(waits, within_s=_WITHIN_S)
+            changed = "update subscriptions set description = 'mended', version = nextval('subscriptions_version')"
+            connection.execute(text(changed))
+        last = _attempt(one, _now_ms(), 503)
+        await producer.send(last.to_record(topics.attempts))
+        await _written(database, last)
+        assert await _status(store, one) == "active"
+        assert await _told(topics_ready) == []
+        assert await asyncio.to_thread(_in_outbox, database) == 0
+        await producer.send(_attempt(one, _now_ms(), 410).to_record(topics.attempts))
         await _becomes(store, one, "disabled")
-    first, again = await _told(topics_ready)
-    assert (first.key, first.headers) == (again.key, again.headers)
-    after = await asyncio.to_thread(store.get, one.id)
-    assert after is not None
-    assert after.version == one.version + 1
+
+
+def _in_outbox(database: Database) -> int:
+    with database.transaction() as connection:
+        return int(connection.execute(text("select count(*) from outbox")).scalar_one())
+
+
+def _waits_for_a_lock(database: Database) -> bool:
+    with database.transaction() as connection:
+        waiting = "select exists (select from pg_locks join pg_database d on d.oid = database where not granted"
+        return bool(connection.execute(text(f"{waiting} and datname = current_database())")).scalar_one())
+
+
+async def _version(store: SubscriptionStore, subscription: Subscription) -> int:
+    found = await asyncio.to_thread(store.get, subscription.id)
+    assert found is not None
+    return found.version
 
 
 async def test_a_resumed_subscription_is_not_disabled_by_what_was_before(
