@@ -109,7 +109,7 @@ async def test_a_disabled_one_says_why_until_it_is_resumed(api: Api, reason: Any
     await write(api, attempt(one["id"], failed_ms, ok=False))
     stored = api.parts.store.get(one["id"])
     assert stored is not None
-    assert await asyncio.to_thread(disable, api.parts.database, one["id"], stored.version, reason)
+    assert await asyncio.to_thread(disable, api.parts.database, one["id"], stored.version, reason, lambda _: ())
     found = await read(api, one["id"])
     assert (found["status"], found["disabled_reason"]) == ("disabled", reason)
     assert found["endpoint"]["failing_since"] == to_rfc3339(failed_ms)

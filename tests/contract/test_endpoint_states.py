@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from shared import outbox
 from shared.attempt_records import Attempt, LaneState
 from shared.attempt_rows import LogRow, row_of_attempt, row_of_lane
 from shared.attempt_writer import AttemptWriter
@@ -23,7 +24,7 @@ from shared.encryption import Cipher
 from shared.endpoint_states import EndpointState, EndpointStates, forget_deleted
 from shared.errors import StoreUnavailable
 from shared.record_ids import new_webhook_id
-from shared.records import Source
+from shared.records import Record, Source
 from shared.settings import Settings
 from shared.subscription_store import disable
 from shared.subscriptions import NewSubscription, Subscription, SubscriptionStore
@@ -257,14 +258,18 @@ def test_one_success_starts_the_count_again_and_so_does_a_change_of_the_subscrip
     assert len(writer.write_batch([_attempt(other.id, now_ms + 60 * _HOUR_MS)], [])) == 1
 
 
+def _telling(disabled_ms: int) -> list[Record]:
+    return [Record("events", b"disabled", str(disabled_ms).encode(), [])]
+
+
 def test_disabling_is_done_once_and_only_to_what_was_looked_at(
     store: SubscriptionStore, writer: AttemptWriter, states: EndpointStates, database: Database
 ) -> None:
     one = _made(store)
-    assert not disable(database, one.id, one.version - 1, "gone")
-    assert not disable(database, "no uuid", one.version, "gone")
-    assert disable(database, one.id, one.version, "gone")
-    assert not disable(database, one.id, one.version, "failing")
+    assert not disable(database, one.id, one.version - 1, "gone", _telling)
+    assert not disable(database, "no uuid", one.version, "gone", _telling)
+    assert disable(database, one.id, one.version, "gone", _telling)
+    assert not disable(database, one.id, one.version, "failing", _telling)
     after = store.get(one.id)
     assert after is not None
     assert (after.status, after.signing_keys, after.version > one.version) == ("disabled", one.signing_keys, True)
@@ -274,8 +279,12 @@ def test_disabling_is_done_once_and_only_to_what_was_looked_at(
     assert (change.id, change.sealed is not None and change.sealed.status) == (one.id, "disabled")
     resumed = store.set_status(one.id, "active")
     assert resumed is not None
-    assert disable(database, one.id, resumed.version, "failing")
-    assert states.of([one.id])[one.id].disabled_reason == "failing"
+    assert disable(database, one.id, resumed.version, "failing", _telling)
+    again = states.of([one.id])[one.id]
+    assert again.disabled_reason == "failing"
+    assert again.disabled_at is not None
+    told = [claimed.record for claimed in outbox.claim(database)]
+    assert told == _telling(to_ms(after.updated_at)) + _telling(to_ms(again.disabled_at))
     assert writer.write_batch([_attempt(one.id, SystemClock().now_ms() + 1000, http_status_code=410)], []) == []
 
 
@@ -284,4 +293,4 @@ def test_postgres_out_of_reach_is_store_unavailable() -> None:
     with pytest.raises(StoreUnavailable):
         EndpointStates(away).of([str(uuid4())])
     with pytest.raises(StoreUnavailable):
-        disable(away, str(uuid4()), 1, "gone")
+        disable(away, str(uuid4()), 1, "gone", _telling)

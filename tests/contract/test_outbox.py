@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import text
@@ -42,7 +43,7 @@ def test_records_come_out_as_they_went_in_and_in_order(database: Database) -> No
 
 def test_nothing_is_in_it_when_the_transaction_fails_or_nothing_is_told(database: Database) -> None:
     put(database)
-    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
+    with suppress(ZeroDivisionError), database.transaction() as connection:
         outbox.put(connection, RECORDS)
         raise ZeroDivisionError
     assert claimed(database) == []
