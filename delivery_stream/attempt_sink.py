@@ -275,6 +275,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await self._send(one.record)
         if claimed:
             await self._call(outbox.strike_off, self._database, [one.id for one in claimed])
+            self._next_telling_s = 0.0  # there may be more
 
     async def _send(self, record: Record) -> None:
         try:

@@ -13,7 +13,9 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 from sqlalchemy import text
 
+from delivery_stream import attempt_sink
 from delivery_stream.attempt_sink import AttemptSink
+from shared import outbox
 from shared.attempt_records import Attempt, LaneState
 from shared.clock import SystemClock, to_datetime
 from shared.database import Database
@@ -218,6 +220,21 @@ async def test_a_sink_killed_once_it_has_disabled_is_finished_by_the_next_one(
     kinds = [json.loads(record.value)["kind"] for record in await read_topic(topics_ready, topics.attempts)]
     assert kinds == ["attempt", "disabled"]
     assert await _version(store, one) == one.version + 1
+
+
+async def test_however_much_there_is_to_tell_it_is_told_without_a_pause(
+    topics_ready: Settings, producer: Producer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_sink, "_TELL_EVERY_S", 3600.0)
+    sent = [str(number).encode() for number in range(250)]
+    with database.transaction() as connection:
+        outbox.put(connection, [Record(topics_ready.topics.events, b"one", value) for value in sent])
+
+    async def all_told() -> bool:
+        return [record.value for record in await _told(topics_ready)] == sent
+
+    async with running(topics_ready, producer):
+        await eventually(all_told, within_s=_WITHIN_S)
 
 
 async def test_nobody_is_told_of_a_subscription_that_was_changed_before_it_could_be_disabled(
