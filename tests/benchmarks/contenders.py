@@ -4,6 +4,8 @@
 - ``raw``: a plain aiokafka consumer and producer, and our sender: the same signed request and the same record of
   `attempts`, acknowledged, for each delivery; no lanes, no exact commits, no memory of repeats, no log line.
 - ``raw-lean``: the same with our producer, which queues a record at half of what aiokafka's own way costs.
+- ``kafka``: that one's consumer and producer alone, one ready-made record of `attempts` for each delivery: no request,
+  and nothing is decoded, signed or put together.
 - ``faust``: a stock Faust agent and aiohttp, the record of `attempts` by Faust's own producer, acknowledged. With
   ``concurrency``, or it would have one request under way at a time (and it does lose records that way when killed).
 
@@ -43,6 +45,8 @@ from shared.signature import decode_signing_secret, standard_signature  # noqa: 
 from tests.benchmarks.loopback import payload  # noqa: E402
 
 _TIMEOUT_S = 10.0
+#: As large as the worker's.
+_RECORD_BYTES = 700
 
 
 class Target(NamedTuple):
@@ -100,16 +104,41 @@ async def raw_lean(work: Work) -> None:
     await _deliver_all(work, producer.send)
 
 
-async def _deliver_all(work: Work, publish: Callable[[Record], Awaitable[object]]) -> None:
-    sender = Sender(work.settings.allowed_target_networks)
-    topics, slots, tasks = work.settings.topics, asyncio.Semaphore(work.in_flight), set()
-    consumer = AIOKafkaConsumer(
-        topics.deliveries,
+async def kafka(work: Work) -> None:
+    """Until it is killed. Each record that is not acknowledged holds one of ``in_flight`` slots."""
+    producer, consumer = Producer(work.settings), _consumer(work)
+    slots, value = asyncio.Semaphore(work.in_flight), payload(0, _RECORD_BYTES)
+
+    def told(written: bool) -> None:
+        assert written
+        slots.release()
+
+    await producer.start()
+    await consumer.start()
+    while True:
+        for records in (await consumer.getmany(timeout_ms=500, max_records=1000)).values():
+            for record in records:
+                await slots.acquire()
+                made = Record(work.settings.topics.attempts, record.key, value)
+                if not producer.send_soon(made, told):
+                    await producer.send(made)
+                    slots.release()
+
+
+def _consumer(work: Work) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        work.settings.topics.deliveries,
         group_id=work.group,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=1024 * 1024,
         **client_options(work.settings),
     )
+
+
+async def _deliver_all(work: Work, publish: Callable[[Record], Awaitable[object]]) -> None:
+    sender = Sender(work.settings.allowed_target_networks)
+    topics, slots, tasks = work.settings.topics, asyncio.Semaphore(work.in_flight), set()
+    consumer = _consumer(work)
 
     async def one(record: Any) -> None:
         got = {name: value.decode() for name, value in record.headers}
@@ -225,7 +254,7 @@ def _seen_by_the_sender(outcome: Answered) -> dict[str, Any]:
     }
 
 
-CONTENDERS = {"bare": bare, "raw": raw, "raw-lean": raw_lean, "faust": stock_faust}
+CONTENDERS = {"bare": bare, "raw": raw, "raw-lean": raw_lean, "kafka": kafka, "faust": stock_faust}
 
 
 def main() -> None:

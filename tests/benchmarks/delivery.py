@@ -13,7 +13,7 @@ import asyncio
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +77,22 @@ class Bench:
     async def raw_lean(self) -> Figures:
         return await self._contender("raw-lean", self._count, in_flight=self._in_flight)
 
+    async def kafka_alone(self) -> Figures:
+        """Without a request nothing arrives: it is counted in `attempts`."""
+        loop = asyncio.get_running_loop()
+        process = self._start("kafka", in_flight=self._in_flight)
+        async with self._line.counting(self._line.settings.topics.attempts) as written:
+            warm = await written() + self._warm
+            try:
+                first, first_s = await self._arrived(warm, [process], written), loop.time()
+                cpu_s = process.cpu_s()
+                last, last_s = await self._arrived(warm + self._count, [process], written), loop.time()
+                cpu_s = process.cpu_s() - cpu_s
+                rss_mib = process.rss_mib()
+            finally:
+                await process.stop()
+        return Figures((last - first) / (last_s - first_s), cpu_s / (last - first) * 1e6, rss_mib)
+
     async def faust(self) -> Figures:
         return await self._contender("faust", self._count // _FAUST_SHARE, in_flight=min(self._in_flight, 100))
 
@@ -99,20 +115,23 @@ class Bench:
         await self._receiver.ask("clear")
 
     async def _contender(self, name: str, count: int, *options: str, in_flight: int) -> Figures:
+        await self._receiver.ask("clear")
+        return await self._measure([self._start(name, *options, in_flight=in_flight)], count)
+
+    def _start(self, name: str, *options: str, in_flight: int) -> Running:
         self._run += 1
         group = f"{self._line.settings.topic_prefix}{name}-{self._run}"
         told = ("--subscriptions", str(self._line.targets), "--group", group, "--in-flight", str(in_flight))
-        await self._receiver.ask("clear")
-        return await self._measure([self._line.start(("tests.benchmarks.contenders", name, *told, *options))], count)
+        return self._line.start(("tests.benchmarks.contenders", name, *told, *options))
 
     async def _measure(self, processes: Sequence[Running], count: int, *, warmed: bool = False) -> Figures:
         """Between two moments after the warm-up, of the same ones."""
         put_off = await self._line.records(*self._line.tiers)
         try:
             warm = await self._receiver.count() if warmed else self._warm
-            first = await self._arrived(warm, processes)
+            first = await self._arrived(warm, processes, self._receiver.count)
             cpu_s = sum(one.cpu_s() for one in processes)
-            last = await self._arrived(warm + count, processes)
+            last = await self._arrived(warm + count, processes, self._receiver.count)
             cpu_s = sum(one.cpu_s() for one in processes) - cpu_s
             rss_mib = max(one.rss_mib() for one in processes)
         finally:
@@ -123,11 +142,11 @@ class Bench:
         put_off = await self._line.records(*self._line.tiers) - put_off
         return Figures(rate, cpu_s / (last - first) * 1e6, rss_mib, put_off)
 
-    async def _arrived(self, wanted: int, processes: Sequence[Running]) -> int:
+    async def _arrived(self, wanted: int, processes: Sequence[Running], counted: Callable[[], Awaitable[int]]) -> int:
         """How many there are, once there are that many."""
         loop = asyncio.get_running_loop()
         seen, progress_s = 0, loop.time()
-        while (count := await self._receiver.count()) < wanted:
+        while (count := await counted()) < wanted:
             if count != seen:
                 seen, progress_s = count, loop.time()
             if loop.time() - progress_s > _SILENCE_S or any(one.ended for one in processes):
@@ -150,6 +169,7 @@ async def run(line: Pipeline, given: argparse.Namespace) -> bool:
             "worker": bench.one_worker,
             "raw aiokafka": bench.raw,
             "raw, lean": bench.raw_lean,
+            "Kafka alone": bench.kafka_alone,
             "stock Faust": bench.faust,
             "two workers": bench.two_workers,
         }
@@ -169,6 +189,8 @@ async def run(line: Pipeline, given: argparse.Namespace) -> bool:
             report.say(f"median {name:<12} {_cells(middle)}")
         if (times := _ratio(rounds, "worker", "raw, lean", "cpu_us")) is not None:
             report.say(f"CPU a delivery, of raw aiokafka's with our producer: {times:.2f}x (no limit)")
+        if {"bare loop", "Kafka alone"} <= rounds.keys():
+            report.say(f"{_best_share(rounds):.2f} of the bare loop's rate is left by Kafka alone (no limit)")
         return report.conclude(_verdicts(rounds))
 
 
@@ -178,6 +200,12 @@ def _ratio(rounds: Rounds, one: str, other: str, what: str) -> float | None:
         return None
     pairs = zip(rounds[one], rounds[other], strict=True)
     return statistics.median([float(getattr(a, what) / getattr(b, what)) for a, b in pairs])
+
+
+def _best_share(rounds: Rounds) -> float:
+    """Of the bare loop's rate, for who delivers from Kafka and does nothing that costs anything besides: one core."""
+    pairs = zip(rounds["bare loop"], rounds["Kafka alone"], strict=True)
+    return statistics.median([bare.cpu_us / (bare.cpu_us + kafka.cpu_us) for bare, kafka in pairs])
 
 
 def _verdicts(rounds: Rounds) -> list[Verdict]:

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -186,10 +186,20 @@ class Pipeline:
 
     async def records(self, *topics: str) -> int:
         """How many were written to these topics."""
+        async with self.counting(*topics) as count:
+            return await count()
+
+    @asynccontextmanager
+    async def counting(self, *topics: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+        """The same, as often as it is called."""
+
+        async def count() -> int:
+            return sum((await consumer.end_offsets(self._places(topics))).values())
+
         consumer = AIOKafkaConsumer(**client_options(self.settings))
         await consumer.start()
         try:
-            return sum((await consumer.end_offsets(self._places(topics))).values())
+            yield count
         finally:
             await consumer.stop()
 
