@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerClosed, UnknownTopicOrPartitionError
 
+from shared import kafka_compression
 from shared.broker import client_options, largest_record_bytes
 from shared.records import Record
 from shared.settings import Settings
@@ -26,6 +27,7 @@ class ProducerSession:
     """An AIOKafkaProducer that can be dropped at any moment."""
 
     def __init__(self, settings: Settings) -> None:
+        kafka_compression.use()
         # A batch must fit the smallest of our topics, or good records would be refused for their company.
         smallest = largest_record_bytes(settings) // 2
         self._kafka: Any = AIOKafkaProducer(
