@@ -164,7 +164,7 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         if await self._until_stored(lambda: self._write(batch, progress), stop):
             SINK_RECORDS.inc(batch.records)
             await self._bury(batch)
-            if await self._disable(batch, stop):
+            if await self._disable(batch, stop) and await self._tell(stop):
                 self._commits.done(batch.next_offsets)
                 self._kafka_trouble = await self._commits.commit(self._consumer) or self._kafka_trouble
 
@@ -248,14 +248,12 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await while_member(self._consumer, self._send(letter))
 
     async def _disable(self, batch: Batch, stop: asyncio.Event) -> bool:
-        """What the batch's attempts disable, and who is to know of it. False: as `_until_stored`."""
+        """What the batch's attempts disable. False: as `_until_stored`."""
         now_ms, after_hours = self._clock.now_ms(), self._settings.disable_after_hours
         for one in to_disable(batch.failing, batch.attempts, after_hours=after_hours, now_ms=now_ms):
             if not await self._until_stored(partial(self._set_disabled, one), stop):
                 return False
-        if self._clock.monotonic_s() < self._next_telling_s:
-            return True
-        return await self._until_stored(self._tell, stop)
+        return True
 
     async def _set_disabled(self, one: Disabling) -> None:
         """Unless somebody has changed it meanwhile: then the next attempt decides anew."""
@@ -267,8 +265,14 @@ class AttemptSink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             self._next_telling_s = 0.0
         log.info("disabled", extra={"subscription_id": subscription_id, "reason": one.reason, "done": done})
 
-    async def _tell(self) -> None:
-        """Produce what is in the outbox: ours, and what another one that is gone has left there."""
+    async def _tell(self, stop: asyncio.Event) -> bool:
+        """Produce what is in the outbox, when we have put something there, and now and then. False: as above."""
+        if self._clock.monotonic_s() < self._next_telling_s:
+            return True
+        return await self._until_stored(self._empty_outbox, stop)
+
+    async def _empty_outbox(self) -> None:
+        """Ours, and what another one that is gone has left there."""
         self._next_telling_s = self._clock.monotonic_s() + _TELL_EVERY_S
         claimed = await self._call(outbox.claim, self._database)
         for one in claimed:

@@ -84,7 +84,7 @@ async def bare(work: Work) -> None:
 
 
 async def raw(work: Work) -> None:
-    """Until it is killed. The producer's options are those of ours."""
+    """Until it is killed. The producer's options are those of ours, but lz4 is at aiokafka's own level."""
     producer = AIOKafkaProducer(
         acks="all",
         enable_idempotence=True,
